@@ -1,0 +1,1 @@
+//! Worker: runs Claude Code for prompts and reports what it says.

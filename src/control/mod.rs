@@ -1,0 +1,1 @@
+//! How others talk to the supervisor: the API, its two doors, its client.

@@ -1,0 +1,1 @@
+//! The hands: spawn, reap, signal, probes, notify socket, journal. Thin: does what the supervisor decided and reports what happened.

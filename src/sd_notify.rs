@@ -1,0 +1,1 @@
+//! What this process tells whoever supervises it: systemd, or sandkeep itself when this is a worker. sd_notify(3).

@@ -1,0 +1,1 @@
+//! Worker: keeps the project's files in a store and brings them back.
