@@ -117,9 +117,3 @@ pub struct Transition {
     /// Why, for people: `exit code 1`, `requires install, which failed`.
     pub reason: String,
 }
-
-impl Serialize for Name {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
-    }
-}

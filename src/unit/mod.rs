@@ -1,11 +1,19 @@
 //! What a unit is. Values only: the TOML as written, every diagnostic about it, and the units that are valid by type.
 //!
-//! Owns `sandkeep.toml`. Uses nothing else of this crate, does no I/O but reading the file it is told to read.
+//! Owns `sandkeep.toml`. Uses nothing else of this crate, does no I/O but reading the file it is told to read and, where there is none,
+//! looking at the files that tell what kind of project a directory holds.
 
 pub mod config;
+pub mod diagnostic;
+pub mod duration;
+pub mod load;
 pub mod spec;
+pub mod worker;
 
 pub use config::Config;
+pub use diagnostic::{Diagnostic, Diagnostics, Paint, Severity};
+pub use load::{Flags, Loaded, Source, load};
 pub use spec::{
     Command, ExitStatuses, KillMode, Limits, Main, Name, Probe, ProbeCheck, ProbeKind, Restart, Service, StartLimitAction, Unit, Worker,
 };
+pub use worker::WorkerConfig;

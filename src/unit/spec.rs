@@ -1,5 +1,6 @@
 //! A unit as the supervisor and the host see it: valid by type, nothing left to check.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -39,6 +40,19 @@ impl fmt::Display for Name {
     }
 }
 
+impl Serialize for Name {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a unit's name")))
+    }
+}
+
 impl std::borrow::Borrow<str> for Name {
     fn borrow(&self) -> &str {
         &self.0
@@ -46,7 +60,8 @@ impl std::borrow::Borrow<str> for Name {
 }
 
 /// What is executed. systemd.service(5), `ExecStart=`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Command {
     /// Given to `/bin/sh -c`.
     Shell(String),
@@ -55,7 +70,8 @@ pub enum Command {
 }
 
 /// One of sandkeep's own programs, run as a unit like any other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Worker {
     /// Brings the project's files back from the store; a oneshot.
     Restore,
@@ -77,7 +93,8 @@ impl Worker {
 }
 
 /// The unit's main process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Main {
     /// A command of the user's.
     Exec(Command),
@@ -86,7 +103,8 @@ pub enum Main {
 }
 
 /// When a unit counts as started. systemd.service(5), `Type=`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Service {
     /// As soon as it is executed (and its readiness probe passed, where there is one).
     Simple,
@@ -100,7 +118,8 @@ pub enum Service {
 }
 
 /// Which ends of the main process are followed by another start. systemd.service(5), `Restart=`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Restart {
     /// Never.
     No,
@@ -117,7 +136,8 @@ pub enum Restart {
 }
 
 /// What the start limit does when it is hit. systemd.unit(5), `StartLimitAction=`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StartLimitAction {
     /// The unit fails, nothing more.
     None,
@@ -126,7 +146,8 @@ pub enum StartLimitAction {
 }
 
 /// Who gets the stop signal first. systemd.kill(5), `KillMode=`. Whatever the mode, in the end nothing of the unit is left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum KillMode {
     /// Every process of the unit.
     ControlGroup,
@@ -135,7 +156,7 @@ pub enum KillMode {
 }
 
 /// Exit codes and signals, as in systemd's `SuccessExitStatus=`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatuses {
     /// Exit codes, 0 to 255.
     pub codes: Vec<u8>,
@@ -144,7 +165,8 @@ pub struct ExitStatuses {
 }
 
 /// Which of the three probes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProbeKind {
     /// Holds the other two back until it passed once.
     Startup,
@@ -155,7 +177,8 @@ pub enum ProbeKind {
 }
 
 /// What a probe looks at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ProbeCheck {
     /// A GET; 200 to 399 passes, redirects are not followed.
     Http {
@@ -169,7 +192,7 @@ pub enum ProbeCheck {
     /// A command in the unit's surroundings that exits with 0.
     Exec(Command),
     /// A line of the unit's output since this start that matches.
-    Log(regex::Regex),
+    Log(#[serde(with = "regex_text")] regex::Regex),
     /// The unit's own processes listen on this TCP port; on any where there is none.
     Listen(Option<u16>),
 }
@@ -188,7 +211,7 @@ impl PartialEq for ProbeCheck {
 }
 
 /// A probe and how often it is asked. Kubernetes' words.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     /// What it looks at.
     pub check: ProbeCheck,
@@ -205,9 +228,10 @@ pub struct Probe {
 }
 
 /// Resource limits; `None` leaves what the supervisor has. setrlimit(2).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// (resource name as in `limit_*`, soft = hard value; `None` = infinity).
+    #[serde(deserialize_with = "rlimits")]
     pub rlimits: BTreeMap<&'static str, Option<u64>>,
     /// cgroup v2 `memory.max`, bytes.
     pub memory_max: Option<u64>,
@@ -217,8 +241,50 @@ pub struct Limits {
     pub cpu_weight: Option<u32>,
 }
 
+/// Resource names that `limit_*` keys may name, as setrlimit(2) has them.
+pub const RLIMITS: [&str; 13] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nofile",
+    "nproc",
+    "rss",
+    "sigpending",
+    "stack",
+];
+
+fn rlimits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<&'static str, Option<u64>>, D::Error> {
+    let written = BTreeMap::<String, Option<u64>>::deserialize(deserializer)?;
+    written
+        .into_iter()
+        .map(|(name, limit)| {
+            let known = RLIMITS.into_iter().find(|known| *known == name);
+            let known = known.ok_or_else(|| serde::de::Error::custom(format!("`{name}` is not a resource limit")))?;
+            Ok((known, limit))
+        })
+        .collect()
+}
+
+mod regex_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(regex: &regex::Regex, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(regex.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<regex::Regex, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        regex::Regex::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 /// A unit: everything that its section says, defaults filled in, paths absolute, variables expanded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unit {
     /// Its name, unique in the config.
     pub name: Name,
@@ -240,6 +306,8 @@ pub struct Unit {
     pub exec_stop_post: Vec<Command>,
     /// Whether the sandbox is ready without it.
     pub optional: bool,
+    /// Why it is skipped whatever its conditions say: a worker that has no store. `None` for nearly every unit.
+    pub skip: Option<String>,
 
     /// Start after these are ready; fail with them; stop with them.
     pub requires: Vec<Name>,
@@ -328,4 +396,90 @@ pub struct Unit {
     pub watch: Vec<String>,
     /// Globs whose changed content starts it at once from backoff or failed.
     pub retry_on_change: Vec<String>,
+}
+
+impl Unit {
+    /// A unit of this name with every default in place: `simple`, no dependencies, no probes, not restarted, in `/`.
+    pub fn new(name: Name, main: Main) -> Self {
+        let service = match main {
+            Main::Exec(_) => Service::Simple,
+            Main::Worker(Worker::Restore) => Service::Oneshot { remain_after_exit: true },
+            Main::Worker(Worker::Sync | Worker::Agent) => Service::Notify,
+        };
+        Self {
+            name,
+            description: String::new(),
+            start_timeout: Self::default_start_timeout(service),
+            service,
+            main,
+            exec_start_pre: Vec::new(),
+            exec_start_post: Vec::new(),
+            exec_reload: Vec::new(),
+            exec_stop: Vec::new(),
+            exec_stop_post: Vec::new(),
+            optional: false,
+            skip: None,
+            requires: Vec::new(),
+            wants: Vec::new(),
+            binds_to: Vec::new(),
+            after: Vec::new(),
+            part_of: Vec::new(),
+            condition_environment: Vec::new(),
+            condition_path_exists: Vec::new(),
+            creates: Vec::new(),
+            restart: Restart::No,
+            restart_delay: Duration::from_millis(100),
+            restart_max_delay: Duration::from_secs(30),
+            restart_steps: 6,
+            start_limit_burst: 5,
+            start_limit_interval: Duration::from_secs(10),
+            start_limit_action: StartLimitAction::None,
+            success_exit_status: ExitStatuses::default(),
+            restart_prevent_exit_status: ExitStatuses::default(),
+            stop_timeout: Duration::from_secs(10),
+            runtime_max: None,
+            watchdog: None,
+            kill_mode: KillMode::ControlGroup,
+            kill_signal: 15,
+            drain_signal: None,
+            reload_signal: None,
+            probes: BTreeMap::new(),
+            working_directory: PathBuf::from("/"),
+            environment: BTreeMap::new(),
+            environment_file: Vec::new(),
+            secrets: Vec::new(),
+            user: None,
+            group: None,
+            umask: None,
+            nice: None,
+            oom_score_adjust: None,
+            limits: Limits::default(),
+            no_new_privileges: false,
+            strict: false,
+            watch: Vec::new(),
+            retry_on_change: Vec::new(),
+        }
+    }
+
+    /// 90 s, and no limit for a oneshot, as in systemd.
+    pub fn default_start_timeout(service: Service) -> Option<Duration> {
+        match service {
+            Service::Simple | Service::Notify => Some(Duration::from_secs(90)),
+            Service::Oneshot { .. } => None,
+        }
+    }
+}
+
+impl Probe {
+    /// This check with every default in place.
+    pub fn new(check: ProbeCheck) -> Self {
+        Self {
+            check,
+            interval: Duration::from_millis(250),
+            timeout: Duration::from_secs(2),
+            initial_delay: Duration::ZERO,
+            success_threshold: 1,
+            failure_threshold: 3,
+        }
+    }
 }
