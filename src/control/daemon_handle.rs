@@ -1,0 +1,214 @@
+//! What the doors need of the daemon: snapshots to read, commands to send, events and logs to follow.
+
+use super::event_log::EventReader;
+use super::logs::Logs;
+use super::snapshot::Snapshot;
+use super::why::PortHolder;
+use crate::supervisor::{Outcome, Pid, Verb};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use utoipa::ToSchema;
+
+/// Masks secrets in a text that leaves.
+pub type Mask = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+/// Tells which unit a process belongs to.
+pub type UnitOf = Arc<dyn Fn(Pid) -> Option<String> + Send + Sync>;
+
+/// Where an answer goes. Sending to somebody who has left is no error.
+pub struct Reply<T> {
+    to: oneshot::Sender<T>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl<T> Reply<T> {
+    /// Answers.
+    pub fn send(self, answer: T) {
+        let _ = self.to.send(answer);
+    }
+
+    /// Whether nobody waits any more.
+    pub fn is_closed(&self) -> bool {
+        self.to.is_closed()
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+/// What `reload` (of the supervisor) or `up` on a running one brings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadRequest {
+    /// The file to run from now on, absolute; without it the one that runs is read again.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// `up`'s flags, as it got them: they stay in force until the next `up`.
+    #[serde(default)]
+    pub arguments: Option<Vec<String>>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReloadReply {
+    /// It runs. The outcome is the core's.
+    Applied {
+        /// Whether anything differs.
+        changed: bool,
+        /// The hash of what runs.
+        config_hash: String,
+    },
+    /// It is invalid: the diagnostics as `check` prints them. Nothing has changed.
+    Invalid(String),
+    /// It is valid and cannot be applied (another root or id). Nothing has changed.
+    Refused(String),
+}
+
+/// What the doors ask of the daemon.
+#[derive(Debug)]
+pub enum Command {
+    /// To be answered at once, after the snapshot shows whatever was asked before.
+    Ping {
+        /// The answer.
+        reply: Reply<()>,
+    },
+    /// For the core.
+    Verb {
+        /// What is asked.
+        verb: Verb,
+        /// What came of it.
+        reply: Reply<Outcome>,
+    },
+    /// Read the configuration anew.
+    Reload {
+        /// Which.
+        request: ReloadRequest,
+        /// What came of it.
+        reply: Reply<ReloadReply>,
+    },
+    /// Stop everything and exit.
+    Shutdown {
+        /// The drain deadline, if not the configured one.
+        budget: Option<Duration>,
+        /// Answered when everything is down, before the process exits.
+        reply: Reply<Outcome>,
+    },
+    /// Who holds the ports that this unit is expected to listen on, at this moment.
+    PortHolders {
+        /// The unit.
+        unit: String,
+        /// All processes of the machine that listen there.
+        reply: Reply<Vec<PortHolder>>,
+    },
+    /// Execute another binary in place.
+    Upgrade {
+        /// Which; without it the path that was started from.
+        binary: Option<PathBuf>,
+        /// Whether the workers are restarted afterwards.
+        workers: bool,
+        /// `Err`: why it cannot be done; nothing has changed. On success the new image keeps the connection's socket open or drops
+        /// it: a client then asks `/v1/status` for the version.
+        reply: Reply<Result<(), String>>,
+    },
+}
+
+/// Why a command was not taken or not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// Too many are waiting for an answer.
+    #[error("too many requests wait for an answer")]
+    Busy,
+    /// The daemon has gone away.
+    #[error("the supervisor is shutting down")]
+    Gone,
+}
+
+/// What the doors need of the daemon. Cheap to clone.
+#[derive(Clone)]
+pub struct DaemonHandle {
+    /// The latest state of things.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// The transitions of late.
+    pub events: EventReader,
+    /// The units' logs.
+    pub logs: Arc<dyn Logs>,
+    /// Masks secrets.
+    pub mask: Mask,
+    /// The instance's runtime directory, where the workers' sockets are.
+    pub runtime_dir: PathBuf,
+    commands: mpsc::Sender<Command>,
+    slots: Arc<Semaphore>,
+}
+
+impl fmt::Debug for DaemonHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DaemonHandle")
+            .field("runtime_dir", &self.runtime_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DaemonHandle {
+    /// How many commands may wait for their answer.
+    pub const MAX_WAITING: usize = 256;
+
+    /// A handle, and the commands that come through it.
+    pub fn new(
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        events: EventReader,
+        logs: Arc<dyn Logs>,
+        mask: Mask,
+        runtime_dir: PathBuf,
+    ) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(64);
+        let handle = Self {
+            snapshot,
+            events,
+            logs,
+            mask,
+            runtime_dir,
+            commands,
+            slots: Arc::new(Semaphore::new(Self::MAX_WAITING)),
+        };
+        (handle, receiver)
+    }
+
+    /// The latest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Sends a command; the answer comes through the receiver.
+    pub async fn send<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<oneshot::Receiver<T>, AskError> {
+        let slot = self.slots.clone().try_acquire_owned().map_err(|_| AskError::Busy)?;
+        let (to, answer) = oneshot::channel();
+        let reply = Reply { to, _slot: Some(slot) };
+        self.commands.send(command(reply)).await.map_err(|_| AskError::Gone)?;
+        Ok(answer)
+    }
+
+    /// Sends a command and waits for its answer.
+    pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, AskError> {
+        self.send(command).await?.await.map_err(|_| AskError::Gone)
+    }
+
+    /// Whether the daemon's loop turns: it answers within `limit`.
+    pub async fn ping(&self, limit: Duration) -> bool {
+        let (to, answer) = oneshot::channel();
+        let command = Command::Ping {
+            reply: Reply { to, _slot: None },
+        };
+        let asked = async {
+            self.commands.send(command).await.ok()?;
+            answer.await.ok()
+        };
+        matches!(tokio::time::timeout(limit, asked).await, Ok(Some(())))
+    }
+}
