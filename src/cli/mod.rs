@@ -22,6 +22,7 @@ mod sync;
 mod units;
 mod up;
 mod upgrade;
+mod version;
 mod wait;
 mod why;
 
@@ -141,6 +142,9 @@ impl CliError {
 
 /// Runs what the arguments ask for.
 pub fn main() -> ExitCode {
+    if version::answered(std::env::args_os()) {
+        return ExitCode::SUCCESS;
+    }
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,
