@@ -183,6 +183,12 @@ impl EventReader {
         Position(self.ring.borrow().next_id())
     }
 
+    /// Before the last so many.
+    pub fn last(&self, count: usize) -> Position {
+        let ring = self.ring.borrow();
+        Position(ring.first_id + ring.events.len().saturating_sub(count) as u64)
+    }
+
     /// After the event of this id. An id from the future (the clock was set back) means the oldest that is kept.
     pub fn after(&self, id: u64) -> Position {
         let ring = self.ring.borrow();

@@ -3,17 +3,34 @@
 //! Reads come from the daemon's snapshots, its event log and the units' logs; whatever changes something is a command to the daemon.
 //! Nothing here decides anything about units, and nothing here can hold up the daemon's loop.
 
+pub mod access;
+mod answer;
+pub mod api;
+pub mod client;
 pub mod daemon_handle;
 pub mod document;
+pub mod doors;
 pub mod event_log;
 pub mod logs;
+pub mod metrics;
+pub mod openapi;
+mod page;
+pub mod params;
 pub mod paths;
+pub mod problem;
+mod routes;
 pub mod snapshot;
+pub mod token;
+pub mod unix_http;
 pub mod why;
 
+pub use access::Who;
 pub use daemon_handle::{AskError, Command, DaemonHandle, Mask, ReloadReply, ReloadRequest, Reply, UnitOf};
 pub use document::{StatusDocument, Time, UnitStatus};
 pub use event_log::{Event, EventLog, EventReader};
 pub use logs::{LogLine, LogPage, LogQuery, Logs, ReadLogsError};
+pub use problem::Problem;
+pub use routes::supervisor::{Down, Reloaded, Upgrading};
+pub use routes::units::Done;
 pub use snapshot::{Goal, Phase, Snapshot, UnitSnapshot};
 pub use why::Why;

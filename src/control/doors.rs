@@ -1,0 +1,272 @@
+//! The two doors: a Unix socket that knows who is there by the kernel's word, and TCP with a bearer token.
+//!
+//! Each connection is a task with limits on its headers, its time and its number: a client that is slow, silent or hostile takes its
+//! own slot and nothing else.
+
+use super::access::Who;
+use super::api;
+use super::daemon_handle::{DaemonHandle, UnitOf};
+use super::page;
+use super::token::Token;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tower::ServiceExt;
+
+/// What one door takes upon itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time.
+    pub connections: usize,
+    /// Of these, from processes of one unit.
+    pub connections_of_a_unit: usize,
+    /// How long the headers of a request may take, and how long a connection may be idle between two.
+    pub header_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            connections_of_a_unit: 48,
+            header_time: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Binds the Unix socket, 0600, in place of one that an earlier supervisor left. The caller holds the instance's lock.
+pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let fresh = path.with_extension("new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(&fresh)?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&fresh, path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves the Unix socket until it is dropped.
+pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: UnitOf, limits: Limits) {
+    let router = api::router(daemon);
+    let slots = Slots::default();
+    loop {
+        let stream = accepted(listener.accept().await).await;
+        let Some(stream) = stream else { continue };
+        let Some(who) = peer(&stream, &unit_of) else { continue };
+        let Some(slot) = slots.take(&who, limits) else {
+            tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
+            continue;
+        };
+        let connection = serve(stream, router.clone(), who, limits);
+        tokio::spawn(async move {
+            connection.await;
+            drop(slot);
+        });
+    }
+}
+
+/// Who is there, by the kernel's word; nobody if it is another user who is no unit's process.
+fn peer(stream: &UnixStream, unit_of: &UnitOf) -> Option<Who> {
+    let peer = stream.peer_cred().ok()?;
+    // A pid of 0 is outside our pid namespace, where none of our units is.
+    let unit = peer.pid().filter(|pid| *pid > 0).and_then(|pid| unit_of(pid));
+    match unit {
+        Some(unit) => Some(Who::Unit(unit)),
+        None if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => Some(Who::Owner),
+        None => {
+            tracing::warn!("uid {} asked at the Unix socket and was sent away", peer.uid());
+            None
+        }
+    }
+}
+
+/// Serves TCP until it is dropped.
+pub async fn serve_tcp(listener: TcpListener, daemon: DaemonHandle, token: Token, limits: Limits) {
+    let router = tcp_router(daemon, token);
+    let slots = Slots::default();
+    loop {
+        let Some(stream) = accepted(listener.accept().await).await else {
+            continue;
+        };
+        let Some(slot) = slots.take(&Who::Anybody, limits) else {
+            tracing::warn!("the TCP door has no room for another connection");
+            continue;
+        };
+        keep_alive(&stream);
+        let connection = serve(stream, router.clone(), Who::Anybody, limits);
+        tokio::spawn(async move {
+            connection.await;
+            drop(slot);
+        });
+    }
+}
+
+/// The API as the TCP door serves it: with the token, the page, and the login.
+pub fn tcp_router(daemon: DaemonHandle, token: Token) -> Router {
+    let authenticate = middleware::from_fn_with_state(token.clone(), authenticate);
+    api::router(daemon).merge(page::router(token)).layer(authenticate)
+}
+
+async fn authenticate(State(token): State<Token>, mut request: Request, next: Next) -> Response {
+    let who = who(&token, request.headers());
+    request.extensions_mut().insert(who);
+    next.run(request).await
+}
+
+fn who(token: &Token, headers: &HeaderMap) -> Who {
+    let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let bearer = text(header::AUTHORIZATION).and_then(|value| value.split_once(' '));
+    match bearer {
+        Some((scheme, given)) if scheme.eq_ignore_ascii_case("bearer") && token.is(given.trim()) => return Who::Token,
+        _ => {}
+    }
+    let mut cookies = text(header::COOKIE)
+        .unwrap_or("")
+        .split(';')
+        .filter_map(|cookie| cookie.trim().split_once('='));
+    if cookies.any(|(name, value)| name == page::COOKIE && token.is_cookie(value)) {
+        Who::Cookie
+    } else {
+        Who::Anybody
+    }
+}
+
+async fn accepted<S, A>(result: io::Result<(S, A)>) -> Option<S> {
+    match result {
+        Ok((stream, _)) => Some(stream),
+        Err(error) => {
+            // Out of descriptors or memory: the connection waits in the backlog until some are free.
+            tracing::warn!("accepting a connection: {error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+async fn serve<S>(stream: S, router: Router, who: Who, limits: Limits)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(who.clone());
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_time)
+        .max_buf_size(64 * 1024)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!("a connection ended: {error}");
+    }
+}
+
+/// A peer that has vanished without a word is found out by the kernel, so that what it followed ends.
+fn keep_alive(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
+    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &60);
+    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &20);
+    let _ = setsockopt(stream, sockopt::TcpKeepCount, &3);
+}
+
+/// Connections by who made them. Only counted, and for no longer than a few instructions.
+#[derive(Clone, Default)]
+struct Slots(Arc<Mutex<BTreeMap<String, usize>>>);
+
+struct Slot {
+    of: Slots,
+    who: String,
+}
+
+impl Slots {
+    fn take(&self, who: &Who, limits: Limits) -> Option<Slot> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = taken.values().sum();
+        let name = who.header();
+        let mine = taken.entry(name.clone()).or_default();
+        let room = match who {
+            Who::Unit(_) => limits.connections_of_a_unit,
+            Who::Owner | Who::Token | Who::Cookie | Who::Anybody => limits.connections,
+        };
+        if *mine >= room || all >= limits.connections {
+            return None;
+        }
+        *mine += 1;
+        Some(Slot {
+            of: self.clone(),
+            who: name,
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.who);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        [(name, value.parse().unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn tokens_and_cookies_are_told_apart() {
+        let token = Token::new("t");
+        let bearer = |value| who(&token, &headers(header::AUTHORIZATION, value));
+        assert_eq!(bearer("Bearer t"), Who::Token);
+        assert_eq!(bearer("bearer  t"), Who::Token);
+        for wrong in ["Bearer", "Bearer ", "Bearer tt", "Basic t", "t", ""] {
+            assert_eq!(bearer(wrong), Who::Anybody, "{wrong}");
+        }
+        let cookie = format!("a=b; sandkeep={}; c", token.cookie());
+        assert_eq!(who(&token, &headers(header::COOKIE, &cookie)), Who::Cookie);
+        assert_eq!(who(&token, &headers(header::COOKIE, "sandkeep=t")), Who::Anybody);
+    }
+
+    #[test]
+    fn a_unit_cannot_take_all_the_room() {
+        let limits = Limits {
+            connections: 3,
+            connections_of_a_unit: 2,
+            ..Limits::default()
+        };
+        let slots = Slots::default();
+        let agent = Who::Unit("agent".into());
+        let first = slots.take(&agent, limits);
+        let _second = slots.take(&agent, limits).unwrap();
+        assert!(slots.take(&agent, limits).is_none());
+        let _owner = slots.take(&Who::Owner, limits).unwrap();
+        assert!(slots.take(&Who::Owner, limits).is_none());
+        drop(first);
+        assert!(slots.take(&Who::Owner, limits).is_some());
+    }
+}

@@ -1,0 +1,5 @@
+//! The API and the doors, against a fake daemon.
+
+mod api;
+mod doors;
+mod fake;
