@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 
 /// What every text of the fake contains and nobody may see.
-pub const SECRET: &str = "hunter2hunter2";
+pub(crate) const SECRET: &str = "hunter2hunter2";
 
-pub fn at(text: &str) -> Time {
+pub(crate) fn at(text: &str) -> Time {
     Time(text.parse().unwrap())
 }
 
-pub fn unit(name: &str, state: UnitState, sub_state: &str) -> UnitSnapshot {
+pub(crate) fn unit(name: &str, state: UnitState, sub_state: &str) -> UnitSnapshot {
     UnitSnapshot {
         status: UnitStatus {
             name: name.into(),
@@ -35,7 +35,7 @@ pub fn unit(name: &str, state: UnitState, sub_state: &str) -> UnitSnapshot {
     }
 }
 
-pub fn snapshot() -> Snapshot {
+pub(crate) fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::empty(7, at("2026-02-03T14:00:00Z"));
     snapshot.units = vec![
         unit("install", UnitState::Active, "exited"),
@@ -47,13 +47,13 @@ pub fn snapshot() -> Snapshot {
 }
 
 #[derive(Default)]
-pub struct FakeLogs {
+pub(crate) struct FakeLogs {
     lines: Mutex<Vec<LogLine>>,
     changed: watch::Sender<u64>,
 }
 
 impl FakeLogs {
-    pub fn write(&self, unit: &str, text: &str) {
+    pub(crate) fn write(&self, unit: &str, text: &str) {
         let mut lines = self.lines.lock().unwrap();
         let cursor = format!("c{}", lines.len() + 1);
         lines.push(LogLine {
@@ -104,24 +104,24 @@ impl Logs for FakeLogs {
 
 /// What the fake answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub(crate) enum Mood {
     Willing,
     Failing,
     /// Takes commands and never answers.
     Silent,
 }
 
-pub struct Fake {
-    pub handle: DaemonHandle,
-    pub snapshot: watch::Sender<Arc<Snapshot>>,
-    pub events: EventLog,
-    pub logs: Arc<FakeLogs>,
+pub(crate) struct Fake {
+    pub(crate) handle: DaemonHandle,
+    pub(crate) snapshot: watch::Sender<Arc<Snapshot>>,
+    pub(crate) events: EventLog,
+    pub(crate) logs: Arc<FakeLogs>,
     /// What was asked, in words.
-    pub asked: Arc<Mutex<Vec<String>>>,
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
-    pub fn new(runtime_dir: &Path, mood: Mood) -> Self {
+    pub(crate) fn new(runtime_dir: &Path, mood: Mood) -> Self {
         let (snapshot, snapshots) = watch::channel(Arc::new(snapshot()));
         let events = EventLog::new(at("2026-02-03T14:00:00Z"));
         let logs = Arc::new(FakeLogs::default());
@@ -138,7 +138,7 @@ impl Fake {
         }
     }
 
-    pub fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }
