@@ -1,1 +1,4 @@
 //! The hands: spawn, reap, signal, probes, notify socket, journal. Thin: does what the supervisor decided and reports what happened.
+
+pub mod journal;
+pub mod mask;
