@@ -238,8 +238,9 @@ fn add(value: &str, patterns: &mut BTreeSet<Vec<u8>>) {
     }
     patterns.insert(value.as_bytes().to_vec());
     if let Ok(json) = serde_json::to_string(value) {
-        patterns.insert(json[1..json.len() - 1].as_bytes().to_vec());
-        patterns.insert(json[1..json.len() - 1].replace('/', "\\/").into_bytes());
+        let json = &json[1..json.len() - 1];
+        patterns.insert(json.into());
+        patterns.insert(json.replace('/', "\\/").into_bytes());
     }
     let lower = url_encode(value, *b"0123456789abcdef");
     patterns.insert(lower.replace("%20", "+").into_bytes());
