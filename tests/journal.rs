@@ -1,4 +1,5 @@
 //! The journal with real pipes and real processes.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use sandkeep::host::journal::{Cursor, Journal, Limits, Line, Query, Reader, Stream};
 use sandkeep::host::mask::Masker;
