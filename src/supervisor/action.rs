@@ -1,8 +1,9 @@
 //! What the supervisor wants done: its alphabet out.
 
 use super::event::{Invocation, RequestId, Stage};
-use crate::unit::{Name, ProbeKind};
+use crate::unit::{Config, Name, ProbeKind};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// Who gets a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,10 @@ pub enum Target {
 /// One thing to do. The host does them in order and reports with events.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
+    /// This configuration was accepted: what is spawned from here on is spawned from it. A run that is going on keeps the commands and
+    /// the surroundings that it began with until it is over (`exec_stop` of a removed unit, too); its probes and resource limits are
+    /// the new ones at once. A configuration that is refused never comes here.
+    Configured(Arc<Config>),
     /// Start the command of this stage; before the first stage of a run the conditions and `creates` are looked at.
     /// Answered by `Spawned`, `SpawnFailed`, `Skipped` or `Satisfied`, later by `Exited`.
     Spawn {

@@ -1,0 +1,221 @@
+//! Probes: when each is asked, and what its answers add up to.
+
+use super::event::ProbeResult;
+use crate::unit::{Probe, ProbeCheck, ProbeKind, Unit};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// From one answer to the next question once a probe has passed, at least.
+pub const QUIET_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a probe's answers add up to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It has never passed in this run.
+    Pending,
+    /// `success_threshold` passes in a row.
+    Passing,
+    /// `failure_threshold` failures in a row, once it had passed.
+    Failing,
+}
+
+/// What an answer changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Nothing,
+    Passed,
+    Failed(String),
+}
+
+/// The probes of one run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Probes(Vec<Asked>);
+
+/// One probe of one run.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) kind: ProbeKind,
+    pub(super) verdict: Verdict,
+    /// The last answer, for people.
+    pub(super) message: String,
+    /// When it is asked next; `None` while it is in flight, held back or done with.
+    due: Option<Instant>,
+    in_flight: bool,
+    /// The answer in flight is to a question that a reload has changed.
+    outdated: bool,
+    row: u32,
+    row_passed: bool,
+}
+
+impl Asked {
+    fn new(kind: ProbeKind) -> Self {
+        Self {
+            kind,
+            verdict: Verdict::Pending,
+            message: String::new(),
+            due: None,
+            in_flight: false,
+            outdated: false,
+            row: 0,
+            row_passed: false,
+        }
+    }
+
+    fn ever_passed(&self) -> bool {
+        self.verdict != Verdict::Pending
+    }
+}
+
+impl Probes {
+    /// The main process runs: startup and readiness are asked from here on, readiness after startup has passed.
+    pub(super) fn begin(&mut self, spec: &Unit, now: Instant) {
+        self.0 = spec.probes.keys().map(|&kind| Asked::new(kind)).collect();
+        self.schedule(spec, now, ProbeKind::Startup);
+        if !spec.probes.contains_key(&ProbeKind::Startup) {
+            self.schedule(spec, now, ProbeKind::Readiness);
+        }
+    }
+
+    /// The unit is ready: liveness is asked from here on.
+    pub(super) fn started(&mut self, spec: &Unit, now: Instant) {
+        self.schedule(spec, now, ProbeKind::Liveness);
+    }
+
+    fn schedule(&mut self, spec: &Unit, now: Instant, kind: ProbeKind) {
+        if let (Some(probe), Some(asked)) = (spec.probes.get(&kind), self.0.iter_mut().find(|p| p.kind == kind)) {
+            asked.due = (!asked.in_flight).then_some(now + probe.initial_delay);
+        }
+    }
+
+    pub(super) fn find(&self, kind: ProbeKind) -> Option<&Asked> {
+        self.0.iter().find(|probe| probe.kind == kind)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Asked> {
+        self.0.iter()
+    }
+
+    /// Whether those that hold readiness back have passed.
+    pub(super) fn passed(&self) -> bool {
+        self.0
+            .iter()
+            .all(|probe| probe.kind == ProbeKind::Liveness || probe.verdict == Verdict::Passing)
+    }
+
+    /// Whether there is a liveness probe that has never passed.
+    pub(super) fn liveness_pending(&self) -> bool {
+        self.find(ProbeKind::Liveness)
+            .is_some_and(|probe| probe.verdict == Verdict::Pending)
+    }
+
+    /// When the next is to be asked, and which.
+    pub(super) fn due(&self) -> Option<(Instant, ProbeKind)> {
+        self.0.iter().filter_map(|probe| Some((probe.due?, probe.kind))).min()
+    }
+
+    /// Takes one that is due; it is in flight from here on. The second: whether an `http` probe falls back to a connect.
+    pub(super) fn take_due(&mut self, spec: &Unit, now: Instant) -> Option<(ProbeKind, bool)> {
+        let probe = self.0.iter_mut().find(|probe| probe.due.is_some_and(|due| due <= now))?;
+        probe.due = None;
+        let check = &spec.probes.get(&probe.kind)?.check;
+        probe.in_flight = true;
+        let connect_only = probe.ever_passed() && matches!(check, ProbeCheck::Http { always: false, .. });
+        Some((probe.kind, connect_only))
+    }
+
+    /// Counts an answer. `held`: failures do not count, the machine was paused.
+    pub(super) fn answer(&mut self, spec: &Unit, now: Instant, kind: ProbeKind, result: ProbeResult, held: bool) -> Change {
+        let (Some(probe), Some(asked)) = (spec.probes.get(&kind), self.0.iter_mut().find(|p| p.kind == kind && p.in_flight)) else {
+            return Change::Nothing;
+        };
+        asked.in_flight = false;
+        if std::mem::take(&mut asked.outdated) {
+            asked.due = Some(now);
+            return Change::Nothing;
+        }
+        asked.message = result.message;
+        let change = if result.passed || !held {
+            asked.count(probe, result.passed)
+        } else {
+            Change::Nothing
+        };
+        let done = kind == ProbeKind::Startup && asked.ever_passed();
+        let quiet = asked.ever_passed() && (result.passed || !held);
+        let interval = if quiet {
+            probe.interval.max(QUIET_INTERVAL)
+        } else {
+            probe.interval
+        };
+        asked.due = (!done).then_some(now + interval);
+        if kind == ProbeKind::Startup && change == Change::Passed {
+            self.schedule(spec, now, ProbeKind::Readiness);
+        }
+        change
+    }
+
+    /// The machine was paused: what was counted so far says nothing, and everything that was known is asked again.
+    pub(super) fn recheck(&mut self, now: Instant) {
+        for probe in &mut self.0 {
+            probe.row = 0;
+            if probe.ever_passed() && probe.due.is_some() {
+                probe.due = Some(now);
+            }
+        }
+    }
+
+    /// The config changed under a running unit: what is new begins, what is gone ends, what changed is asked anew and until it has
+    /// failed the unit stays what it was.
+    pub(super) fn reconcile(&mut self, old: &Unit, new: &Unit, now: Instant, running: bool) {
+        self.0.retain(|probe| new.probes.contains_key(&probe.kind));
+        for (&kind, probe) in &new.probes {
+            let same = old.probes.get(&kind).is_some_and(|before| before.check == probe.check);
+            match self.0.iter_mut().find(|asked| asked.kind == kind) {
+                Some(_) if same => {}
+                Some(asked) if asked.in_flight => {
+                    *asked = Asked {
+                        in_flight: true,
+                        outdated: true,
+                        ..Asked::new(kind)
+                    }
+                }
+                Some(asked) => {
+                    *asked = Asked {
+                        due: asked.due.map(|_| now),
+                        ..Asked::new(kind)
+                    }
+                }
+                None if kind == ProbeKind::Liveness && !running => self.0.push(Asked::new(kind)),
+                None if kind == ProbeKind::Startup && running => {}
+                None => self.0.push(Asked {
+                    due: Some(now + probe.initial_delay),
+                    ..Asked::new(kind)
+                }),
+            }
+        }
+        self.0.sort_by_key(|probe| probe.kind);
+        let held_back = self.find(ProbeKind::Startup).is_some_and(|startup| !startup.ever_passed());
+        let waiting = |p: &&mut Asked| p.kind == ProbeKind::Readiness && p.due.is_none() && !p.in_flight;
+        if !held_back && let Some(readiness) = self.0.iter_mut().find(waiting) {
+            readiness.due = Some(now);
+        }
+    }
+}
+
+impl Asked {
+    fn count(&mut self, probe: &Probe, passed: bool) -> Change {
+        if self.row == 0 || self.row_passed != passed {
+            (self.row, self.row_passed) = (0, passed);
+        }
+        self.row = self.row.saturating_add(1);
+        if passed && self.row >= probe.success_threshold && self.verdict != Verdict::Passing {
+            self.verdict = Verdict::Passing;
+            return Change::Passed;
+        }
+        if !passed && self.row >= probe.failure_threshold && self.verdict == Verdict::Passing {
+            self.verdict = Verdict::Failing;
+            return Change::Failed(self.message.clone());
+        }
+        Change::Nothing
+    }
+}

@@ -1,0 +1,187 @@
+//! A new configuration: the difference to the one in force, applied.
+
+use super::action::{Action, Outcome};
+use super::event::RequestId;
+use super::graph::Id;
+use super::machine::Supervisor;
+use super::node::Node;
+use super::requests::Kind;
+use super::state::{Goal, State};
+use crate::unit::{Config, Name, Unit};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a unit's new section asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Difference {
+    /// It is the same.
+    None,
+    /// It holds for the run that is going on.
+    Live,
+    /// It takes another run.
+    Restart,
+}
+
+/// Compares two specs of a unit. Description, `optional`, probes, restart policy, start limit, timeouts and resource limits apply live;
+/// anything else takes a restart.
+pub(super) fn difference(old: &Unit, new: &Unit) -> Difference {
+    if old == new {
+        return Difference::None;
+    }
+    let Unit {
+        description,
+        optional,
+        probes,
+        restart,
+        restart_delay,
+        restart_max_delay,
+        restart_steps,
+        start_limit_burst,
+        start_limit_interval,
+        start_limit_action,
+        success_exit_status,
+        restart_prevent_exit_status,
+        start_timeout,
+        stop_timeout,
+        runtime_max,
+        watchdog,
+        limits,
+        ..
+    } = new.clone();
+    let live = Unit {
+        description,
+        optional,
+        probes,
+        restart,
+        restart_delay,
+        restart_max_delay,
+        restart_steps,
+        start_limit_burst,
+        start_limit_interval,
+        start_limit_action,
+        success_exit_status,
+        restart_prevent_exit_status,
+        start_timeout,
+        stop_timeout,
+        runtime_max,
+        watchdog,
+        limits,
+        ..old.clone()
+    };
+    if live == *new { Difference::Live } else { Difference::Restart }
+}
+
+impl Supervisor {
+    /// A new configuration. Stopped by hand stays stopped.
+    pub(super) fn configure(&mut self, config: Arc<Config>, request: RequestId) {
+        if let Some(refusal) = self.refuses(&config) {
+            return self.reply(request, refusal);
+        }
+        self.turn.actions.push(Action::Configured(config.clone()));
+        self.config = Some(config.clone());
+        let (concerned, restart) = self.replace(&config);
+        self.rebuild();
+        for id in 0..self.nodes.len() {
+            self.changed(id);
+        }
+        let ids: Vec<Id> = restart.iter().filter_map(|name| self.graph.ids.get(name).copied()).collect();
+        let parts = self.graph.closure(&ids, |edges| edges.parts.clone());
+        self.cycle(&parts, "its config changed");
+        let wanted = concerned.into_iter().filter_map(|name| {
+            let node = &self.nodes[*self.graph.ids.get(&name)?];
+            Some((name, node.invocation + u64::from(node.cycle.is_some())))
+        });
+        let wanted = wanted.collect();
+        self.wait(request, Kind::Started, Some(wanted));
+    }
+
+    fn refuses(&self, new: &Config) -> Option<Outcome> {
+        if self.shutdown.is_some() {
+            return Some(Outcome::Cancelled("the supervisor shuts down".into()));
+        }
+        let old = self.config.as_ref()?;
+        let hint = "`sandkeep down` first, then `up`";
+        if old.root != new.root {
+            let (from, to) = (old.root.display(), new.root.display());
+            return Some(Outcome::Refused(format!("`root` changed from {from} to {to}: {hint}")));
+        }
+        if old.project_id != new.project_id {
+            return Some(Outcome::Refused(format!(
+                "`id` changed from `{}` to `{}`: {hint}",
+                old.project_id, new.project_id
+            )));
+        }
+        None
+    }
+
+    /// Puts the new units in the place of the old ones. Returns the wanted ones that are new or changed, and those of them that have to
+    /// be restarted.
+    fn replace(&mut self, config: &Config) -> (Vec<Name>, Vec<Name>) {
+        let now = self.turn.now;
+        let mut old: BTreeMap<Name, Node> = std::mem::take(&mut self.nodes)
+            .into_iter()
+            .map(|n| (n.spec.name.clone(), n))
+            .collect();
+        let (mut concerned, mut restart) = (Vec::new(), Vec::new());
+        for unit in &config.units {
+            let Some(mut node) = old.remove(&unit.name) else {
+                concerned.push(unit.name.clone());
+                self.nodes.push(Node::new(Arc::new(unit.clone()), now));
+                continue;
+            };
+            if std::mem::take(&mut node.removed) {
+                node.goal = Goal::Up;
+            }
+            let difference = node.adopt(unit, now);
+            if difference != Difference::None && node.goal == Goal::Up {
+                concerned.push(unit.name.clone());
+            }
+            if difference == Difference::Restart {
+                restart.push(unit.name.clone());
+            }
+            self.nodes.push(node);
+        }
+        for mut node in old.into_values() {
+            node.removed = true;
+            self.nodes.push(node);
+        }
+        (concerned, restart)
+    }
+}
+
+impl Node {
+    /// Takes a new spec: at once where that is possible, else when this run is over.
+    fn adopt(&mut self, new: &Unit, now: std::time::Instant) -> Difference {
+        let difference = difference(&self.spec, new);
+        self.next_spec = None;
+        match difference {
+            Difference::None => {}
+            Difference::Restart if self.state.alive() || matches!(self.state, State::Done { active: true }) => {
+                self.next_spec = Some(Arc::new(new.clone()));
+            }
+            Difference::Restart => {
+                self.spec = Arc::new(new.clone());
+                self.absolve();
+            }
+            Difference::Live => {
+                let new = Arc::new(new.clone());
+                match &mut self.state {
+                    State::Starting(start) if start.step == super::state::Step::Probes => {
+                        start.probes.reconcile(&self.spec, &new, now, false);
+                    }
+                    State::Running(run) => run.probes.reconcile(&self.spec, &new, now, true),
+                    State::Inactive
+                    | State::Skipped
+                    | State::Starting(_)
+                    | State::Stopping(_)
+                    | State::Backoff { .. }
+                    | State::Done { .. }
+                    | State::Ended
+                    | State::Failed => {}
+                }
+                self.spec = new;
+            }
+        }
+        difference
+    }
+}
