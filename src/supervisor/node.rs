@@ -225,6 +225,9 @@ impl Node {
     /// Begins a run, unless the start limit is hit.
     pub(super) fn start(&mut self, turn: &mut Turn) {
         let now = turn.now;
+        if let Some(why) = self.spec.skip.clone() {
+            return self.enter(State::Skipped, why);
+        }
         if self.starts.exhausted(&self.spec, now) {
             return self.limit_hit(turn);
         }
