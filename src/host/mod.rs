@@ -2,3 +2,6 @@
 
 pub mod journal;
 pub mod mask;
+pub mod ports;
+pub mod preview;
+pub mod probe;
