@@ -1,12 +1,113 @@
 //! `sandkeep check`.
 
 use super::{CliError, Global};
+use crate::unit::{Diagnostics, Flags, Loaded, Paint, Source, load};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Checks a configuration.
 #[derive(clap::Args, Debug)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// The configuration; without one `sandkeep.toml` here, or what is found out about this directory
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Print everything that it stands for, as TOML
+    #[arg(long)]
+    expanded: bool,
+    /// Print what was found as JSON
+    #[arg(long, conflicts_with = "expanded")]
+    json: bool,
+}
 
-pub(super) fn run(_args: Args, _global: &Global) -> Result<ExitCode, CliError> {
-    Err(CliError::failed("`sandkeep check` is not built yet"))
+pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let source = args.file.clone().map_or_else(|| Source::in_directory(Path::new(".")), Source::File);
+    let result = load(&source, &Flags::default(), &environment);
+    let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };
+    let said = if args.json {
+        print(&format!("{:#}\n", json(&source, &result)))
+    } else {
+        tell(&args, &source, &result)
+    };
+    said.map_err(|error| CliError::failed(format!("writing the result: {error}")))?;
+    Ok(code)
+}
+
+fn tell(args: &Args, source: &Source, result: &Result<Loaded, Diagnostics>) -> std::io::Result<()> {
+    match result {
+        Ok(loaded) => {
+            warn(&loaded.warnings)?;
+            print(&if args.expanded {
+                loaded.expanded.clone()
+            } else {
+                summary(source, loaded)
+            })
+        }
+        Err(diagnostics) => warn(diagnostics),
+    }
+}
+
+fn summary(source: &Source, loaded: &Loaded) -> String {
+    let mut out = String::new();
+    for line in &loaded.detected {
+        out.push_str(&format!("detected {line}\n"));
+    }
+    let names: Vec<&str> = loaded.config.units.iter().map(|unit| unit.name.as_str()).collect();
+    let count = match names.len() {
+        1 => "1 unit".to_owned(),
+        count => format!("{count} units"),
+    };
+    let list = if names.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", names.join(", "))
+    };
+    out.push_str(&format!("{} is valid, {count}{list}\n", shown(source)));
+    out
+}
+
+fn shown(source: &Source) -> String {
+    match source {
+        Source::File(path) => path.display().to_string(),
+        Source::Detect(_) => "what was detected".to_owned(),
+    }
+}
+
+fn json(source: &Source, result: &Result<Loaded, Diagnostics>) -> serde_json::Value {
+    let file = match source {
+        Source::File(path) => Some(path.display().to_string()),
+        Source::Detect(_) => None,
+    };
+    match result {
+        Ok(loaded) => serde_json::json!({
+            "valid": true,
+            "file": file,
+            "config_hash": loaded.config.hash,
+            "units": loaded.config.units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>(),
+            "detected": loaded.detected,
+            "diagnostics": loaded.warnings,
+        }),
+        Err(diagnostics) => serde_json::json!({
+            "valid": false,
+            "file": file,
+            "config_hash": null,
+            "units": [],
+            "detected": [],
+            "diagnostics": diagnostics,
+        }),
+    }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    std::io::stdout().lock().write_all(text.as_bytes())
+}
+
+fn warn(diagnostics: &Diagnostics) -> std::io::Result<()> {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let paint = if colour { Paint::Ansi } else { Paint::Plain };
+    std::io::stderr().lock().write_all(diagnostics.render(paint).as_bytes())
 }

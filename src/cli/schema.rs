@@ -1,6 +1,7 @@
 //! `sandkeep schema`.
 
 use super::{CliError, Global};
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// Prints the configuration's JSON Schema.
@@ -8,5 +9,8 @@ use std::process::ExitCode;
 pub(super) struct Args {}
 
 pub(super) fn run(_args: Args, _global: &Global) -> Result<ExitCode, CliError> {
-    Err(CliError::failed("`sandkeep schema` is not built yet"))
+    let text = format!("{:#}\n", crate::unit::schema());
+    let written = std::io::stdout().lock().write_all(text.as_bytes());
+    written.map_err(|error| CliError::failed(format!("writing the schema: {error}")))?;
+    Ok(ExitCode::SUCCESS)
 }
