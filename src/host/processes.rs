@@ -1,0 +1,603 @@
+//! The host: what it is made of, and what may be asked of it.
+
+use super::environment::Environment;
+use super::ladder::{self, Capabilities};
+use super::notify_socket::NotifySocket;
+use super::runs::{Key, Pending, Role, Run, Runs, Tracked};
+use super::runtime_dir::Places;
+use super::set::{Freshness, ProcessSet, Sessions};
+use super::spawn::{self, NotifyAddress, Spawn, Start, Surroundings};
+use super::{conditions, hashes, notice, oom, proc, stale, sys};
+use crate::supervisor::action::Target;
+use crate::supervisor::event::{Event, ExitStatus, Invocation, Notice, Pid, Stage, StartError};
+use crate::unit::{Command, Config, Name, Unit};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Between the first two rounds of killing; doubled up to the longest.
+const FIRST_ROUND: Duration = Duration::from_millis(5);
+const LONGEST_ROUND: Duration = Duration::from_millis(200);
+/// How long what got SIGKILL may take before it is reported as left.
+const UNKILLABLE: Duration = Duration::from_secs(5);
+/// Between two looks at a set whose end no child of ours will tell.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a host is made from.
+#[derive(Debug)]
+pub struct HostSettings {
+    /// The instance's directories, made and locked.
+    pub places: Places,
+    /// What the supervisor was given, secrets in their own heap.
+    pub environment: Environment,
+    /// This program, which workers execute in another role.
+    pub binary: PathBuf,
+}
+
+/// Why there is no host.
+#[derive(Debug, thiserror::Error)]
+#[error("{act}: {why}")]
+pub struct HostError {
+    act: String,
+    why: io::Error,
+}
+
+fn failed(act: impl Into<String>) -> impl FnOnce(io::Error) -> HostError {
+    let act = act.into();
+    move |why| HostError { act, why }
+}
+
+/// A probe's command that runs.
+#[derive(Debug)]
+pub struct ProbeChild {
+    /// Its pid, for [`Host::kill_probe`].
+    pub pid: Pid,
+    /// How it ended. Comes from within [`Host::events`].
+    pub exit: oneshot::Receiver<ExitStatus>,
+}
+
+/// Starts, watches and ends processes. See the module's contract.
+#[derive(Debug)]
+pub struct Host {
+    places: Places,
+    root: PathBuf,
+    capabilities: Capabilities,
+    around: Surroundings,
+    launcher: sys::Launcher,
+    notify: NotifySocket,
+    runs: Runs,
+    set: ProcessSet,
+    oom: oom::OomKills,
+    record: stale::Record,
+    epoll: Epoll,
+    child_died: UnixStream,
+    registration: signal_hook::SigId,
+    outbox: Vec<Event>,
+}
+
+/// Finds what an earlier supervisor of this instance left when it was killed, and ends it: SIGTERM, and SIGKILL after the grace. Blocks
+/// until it is gone, at most two seconds longer than the grace. To be called under the instance's lock, before [`Host::new`]. Returns what
+/// was found, for people.
+pub fn end_survivors(places: &Places, grace: Duration) -> Vec<String> {
+    stale::end_survivors(&places.runs(), &places.control_socket(), grace)
+}
+
+impl Host {
+    /// Looks at the machine, becomes subreaper, binds the notify socket. Must be called on the main thread.
+    pub fn new(settings: HostSettings) -> Result<Self, HostError> {
+        let HostSettings {
+            places,
+            environment,
+            binary,
+        } = settings;
+        let mut capabilities = Capabilities::find();
+        let (oom_scores, lowered) = ladder::OomScores::lower_ours();
+        capabilities.oom_score = lowered;
+        let notify = NotifySocket::bind(&places.notify_socket())
+            .map_err(failed(format!("binding notify socket `{}`", places.notify_socket().display())))?;
+        let (child_died, theirs) = UnixStream::pair().map_err(failed("making a pipe for SIGCHLD"))?;
+        child_died.set_nonblocking(true).map_err(failed("making a pipe for SIGCHLD"))?;
+        let registration = signal_hook::low_level::pipe::register(libc::SIGCHLD, theirs).map_err(failed("catching SIGCHLD"))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|why| failed("making an epoll instance")(why.into()))?;
+        let readable = |fd: BorrowedFd<'_>| {
+            epoll
+                .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))
+                .map_err(|why| failed("watching a descriptor")(why.into()))
+        };
+        readable(child_died.as_fd())?;
+        notify.descriptors().try_for_each(readable)?;
+        let around = Surroundings {
+            environment,
+            control_socket: places.control_socket(),
+            binary,
+            oom_scores,
+            root: capabilities.root,
+            null: File::open("/dev/null").map_err(failed("opening `/dev/null`"))?,
+            open_files: spawn::raise_open_files(),
+        };
+        Ok(Self {
+            launcher: sys::Launcher::new(capabilities.pidfd),
+            set: ProcessSet::Sessions(Sessions::new(capabilities.subreaper && capabilities.proc)),
+            oom: oom::OomKills::watch(),
+            record: stale::Record::begin(&places.runs()),
+            root: PathBuf::from("/"),
+            places,
+            capabilities,
+            around,
+            notify,
+            runs: Runs::default(),
+            epoll,
+            child_died,
+            registration,
+            outbox: Vec::new(),
+        })
+    }
+
+    /// What was found on this machine.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// The instance's directories.
+    pub fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Readable when [`Host::events`] has something to return. An epoll descriptor: it may be watched by another.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    /// When [`Host::events`] wants to be called although nothing is readable.
+    pub fn next_poll(&self) -> Option<Instant> {
+        self.runs.all.values().filter_map(|run| run.pending.as_ref()?.next).min()
+    }
+
+    /// Takes a configuration over: what is secret, and what is watched. Running processes keep what they were given.
+    pub fn configure(&mut self, config: &Config) {
+        self.around.environment.set_secret_names(&config.secret_names);
+        self.root.clone_from(&config.root);
+    }
+
+    /// Performs `Action::Spawn`. The answer is `Spawned`, `SpawnFailed`, `Skipped` or `Satisfied`; the last two only before the first
+    /// stage of a run. The caller's copies of the pipes are its own to close.
+    pub fn spawn(&mut self, spawn: &Spawn<'_>) -> Event {
+        let (unit, invocation, stage) = (spawn.unit.name.clone(), spawn.invocation, spawn.stage);
+        if !self.runs.all.contains_key(&(unit.clone(), invocation)) {
+            match conditions::look(spawn.unit, &self.around.environment, &self.root, &self.places.state) {
+                conditions::Verdict::Go => {}
+                conditions::Verdict::Skip(reason) => return Event::Skipped { unit, invocation, reason },
+                conditions::Verdict::Satisfied => return Event::Satisfied { unit, invocation },
+            }
+        }
+        let words = spawn::words(spawn.unit, stage, &self.around.binary);
+        let Some(words) = words.map(|words| words.into_iter().map(std::ffi::OsStr::to_owned).collect::<Vec<_>>()) else {
+            let error = StartError {
+                message: "executing: the unit has no such command".to_owned(),
+                hint: None,
+                temporary: false,
+            };
+            return Event::SpawnFailed {
+                unit,
+                invocation,
+                stage,
+                error,
+            };
+        };
+        let words: Vec<_> = words.iter().map(std::ffi::OsString::as_os_str).collect();
+        match self.start(spawn, &words, Role::Stage(stage)) {
+            Ok((pid, warnings)) => Event::Spawned {
+                unit,
+                invocation,
+                stage,
+                pid,
+                warnings,
+            },
+            Err(error) => Event::SpawnFailed {
+                unit,
+                invocation,
+                stage,
+                error,
+            },
+        }
+    }
+
+    /// Starts a probe's command in the surroundings of a unit. Whatever it leaves behind ends with the unit.
+    pub fn spawn_probe(
+        &mut self,
+        unit: &Unit,
+        invocation: Invocation,
+        command: &Command,
+        output: BorrowedFd<'_>,
+    ) -> Result<ProbeChild, StartError> {
+        let (sender, exit) = oneshot::channel();
+        let spawn = Spawn {
+            unit,
+            invocation,
+            stage: Stage::Main,
+            stdout: output,
+            stderr: output,
+            environment: &[],
+        };
+        let (pid, _) = self.start(&spawn, &spawn::words_of(command), Role::Probe(sender))?;
+        Ok(ProbeChild { pid, exit })
+    }
+
+    /// Ends a probe's command and everything in its session.
+    pub fn kill_probe(&mut self, pid: Pid) {
+        let Some(key) = self.runs.of_pid(pid).cloned() else { return };
+        let others = self.set.others(&mut self.runs, &key, Freshness::Recent);
+        for process in others.iter().filter(|process| process.session == pid) {
+            signal_other(process, libc::SIGKILL);
+        }
+        if let Some(tracked) = self.runs.all.get(&key).and_then(|run| run.tracked.get(&pid)) {
+            let _ = tracked.handle.signal(libc::SIGKILL);
+        }
+    }
+
+    fn start(&mut self, spawn: &Spawn<'_>, command: &[spawn::Word<'_>], role: Role) -> Result<(Pid, Vec<String>), StartError> {
+        let key = (spawn.unit.name.clone(), spawn.invocation);
+        let set = &mut self.set;
+        let run = self.runs.begin(&key, |runs| set.mark(runs));
+        let start = Start {
+            spawn,
+            command,
+            id: &run.id,
+            notify: NotifyAddress {
+                ours: self.notify.address(),
+                others: self.notify.address_for_others(),
+            },
+            mark: run.mark,
+            cgroup: None,
+            main: run.process(Stage::Main).map(|main| main.handle.pid),
+            main_exit: run.main_exit,
+        };
+        let (handle, warnings) = spawn::start(&mut self.launcher, &self.around, &start)?;
+        let pid = handle.pid;
+        self.set.started(&key, pid);
+        if let Some(run) = self.runs.all.get(&key) {
+            self.record.started(pid, &run.id, run.mark, key.0.as_str());
+        }
+        self.runs.track(
+            &key,
+            Tracked {
+                handle,
+                role,
+                foreign: false,
+            },
+        );
+        Ok((pid, warnings))
+    }
+
+    /// Performs `Action::Signal`. Processes that are gone, or that are somebody else's, are passed over.
+    pub fn signal(&mut self, unit: &Name, invocation: Invocation, target: Target, signal: i32) {
+        let key = (unit.clone(), invocation);
+        match target {
+            Target::Main => self.signal_stage(&key, Stage::Main, signal),
+            Target::Control(stage) => self.signal_stage(&key, stage, signal),
+            Target::All => self.signal_all(&key, signal),
+        }
+    }
+
+    fn signal_stage(&mut self, key: &Key, stage: Stage, signal: i32) {
+        let Some(run) = self.runs.all.get_mut(key) else { return };
+        run.killed |= signal == libc::SIGKILL;
+        if let Some(tracked) = run.process(stage) {
+            send(&tracked.handle, signal);
+        }
+    }
+
+    fn signal_all(&mut self, key: &Key, signal: i32) {
+        let others = self.set.others(&mut self.runs, key, Freshness::Recent);
+        let Some(run) = self.runs.all.get_mut(key) else { return };
+        run.killed |= signal == libc::SIGKILL;
+        for tracked in run.tracked.values() {
+            send(&tracked.handle, signal);
+        }
+        for process in &others {
+            signal_other(process, signal);
+        }
+    }
+
+    /// Performs `Action::Empty`: `Emptied` comes out of [`Host::events`] as soon as nothing of the run is left. With `kill`, everything
+    /// gets SIGKILL, again and again; what does not go is named after a while. Asked again, the stricter wish holds, and one event answers.
+    pub fn empty(&mut self, unit: &Name, invocation: Invocation, kill: bool) {
+        let key = (unit.clone(), invocation);
+        let now = Instant::now();
+        let Some(run) = self.runs.all.get_mut(&key) else {
+            self.outbox.push(Event::Emptied {
+                unit: key.0,
+                invocation,
+                left: Vec::new(),
+            });
+            return;
+        };
+        let was_killing = run.pending.as_ref().is_some_and(|pending| pending.kill);
+        if !was_killing {
+            // The next look is at once, from within `events`.
+            run.pending = Some(Pending {
+                kill,
+                since: now,
+                next: Some(now),
+                wait: FIRST_ROUND,
+            });
+        }
+    }
+
+    /// What happened, in the order in which the supervisor must hear of it. Never blocks.
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut events = std::mem::take(&mut self.outbox);
+        self.drain_wakeups();
+        self.take_notices(&mut events);
+        while let Some(dead) = sys::next_dead() {
+            // It said what it had to say before it died, and until it is reaped its pid says whose it was.
+            self.take_notices(&mut events);
+            sys::reap(dead.pid);
+            self.ended(dead.pid, dead.status, &mut events);
+        }
+        self.look_at_foreign(&mut events);
+        self.look_at_pending(&mut events);
+        self.record.flush();
+        events
+    }
+
+    fn drain_wakeups(&mut self) {
+        let mut buffer = [0; 256];
+        while self.child_died.read(&mut buffer).is_ok_and(|read| read > 0) {}
+    }
+
+    fn ended(&mut self, pid: Pid, status: ExitStatus, events: &mut Vec<Event>) {
+        let Some(((unit, invocation), tracked)) = self.runs.release(pid) else {
+            return;
+        };
+        self.record.ended(pid);
+        let run = self.runs.all.get_mut(&(unit.clone(), invocation));
+        match tracked.role {
+            Role::Former => {}
+            Role::Probe(sender) => {
+                // Who asked may have given up on it.
+                let _ = sender.send(status);
+            }
+            Role::Stage(stage) => {
+                let killed = run.as_ref().is_some_and(|run| run.killed);
+                if let (Some(run), Stage::Main) = (run, stage) {
+                    run.main_exit = Some(status);
+                }
+                let oom = !killed && self.oom.did(pid, status);
+                events.push(Event::Exited {
+                    unit,
+                    invocation,
+                    stage,
+                    pid,
+                    status,
+                    oom,
+                });
+            }
+        }
+    }
+
+    fn take_notices(&mut self, events: &mut Vec<Event>) {
+        while let Some(message) = self.notify.receive() {
+            let Some((unit, invocation)) = self.set.owner(&mut self.runs, message.pid) else {
+                tracing::debug!(pid = message.pid, "a notification from a process of no unit was dropped");
+                continue;
+            };
+            for notice in notice::parse(&message.text) {
+                if let Notice::MainPid(pid) = notice
+                    && !self.take_main(&(unit.clone(), invocation), pid)
+                {
+                    tracing::warn!(unit = %unit, pid, "MAINPID= names a process that is none of the unit's: ignored");
+                    continue;
+                }
+                events.push(Event::Notified {
+                    unit: unit.clone(),
+                    invocation,
+                    notice,
+                });
+            }
+        }
+    }
+
+    /// Makes another process of the run its main process. `false` if it is none of its.
+    fn take_main(&mut self, key: &Key, pid: Pid) -> bool {
+        if self.set.owner(&mut self.runs, pid).as_ref() != Some(key) {
+            return false;
+        }
+        let held = self.runs.of_pid(pid).is_some();
+        let Some(run) = self.runs.all.get_mut(key) else { return false };
+        if !held {
+            let Ok(handle) = sys::Handle::open(pid) else { return false };
+            for tracked in run
+                .tracked
+                .values_mut()
+                .filter(|tracked| matches!(tracked.role, Role::Stage(Stage::Main)))
+            {
+                tracked.role = Role::Former;
+            }
+            if let Some(descriptor) = handle.descriptor() {
+                // A child of somebody else's: its descriptor alone tells of its end. Closing it takes it out of the epoll set.
+                let _ = self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+            }
+            self.runs.track(
+                key,
+                Tracked {
+                    handle,
+                    role: Role::Stage(Stage::Main),
+                    foreign: true,
+                },
+            );
+            return true;
+        }
+        for (other, tracked) in &mut run.tracked {
+            match tracked.role {
+                Role::Stage(Stage::Main) if *other != pid => tracked.role = Role::Former,
+                Role::Former if *other == pid => tracked.role = Role::Stage(Stage::Main),
+                Role::Stage(_) | Role::Former | Role::Probe(_) => {}
+            }
+        }
+        true
+    }
+
+    /// Main processes that are not our children: their parent learns how they ended, we only that they did.
+    fn look_at_foreign(&mut self, events: &mut Vec<Event>) {
+        let foreign = self
+            .runs
+            .all
+            .values()
+            .flat_map(|run| run.tracked.values())
+            .filter(|tracked| tracked.foreign);
+        let gone: Vec<Pid> = foreign
+            .map(|tracked| tracked.handle.pid)
+            .filter(|pid| proc::process(*pid).is_none_or(|process| process.is_dead()))
+            .collect();
+        for pid in gone {
+            self.ended(pid, ExitStatus::Code(0), events);
+        }
+    }
+
+    fn look_at_pending(&mut self, events: &mut Vec<Event>) {
+        let pending: Vec<Key> = self
+            .runs
+            .all
+            .iter()
+            .filter(|(_, run)| run.pending.is_some())
+            .map(|(key, _)| key.clone())
+            .collect();
+        if pending.is_empty() {
+            return;
+        }
+        for key in self.set.emptied(&mut self.runs, pending.clone()) {
+            self.answer(&key, Vec::new(), events);
+        }
+        let now = Instant::now();
+        for key in pending {
+            let due = |run: &Run| {
+                run.pending
+                    .as_ref()
+                    .is_some_and(|pending| pending.next.is_some_and(|next| next <= now))
+            };
+            if self.runs.all.get(&key).is_some_and(due) {
+                self.round(&key, now, events);
+            }
+        }
+    }
+
+    fn answer(&mut self, key: &Key, left: Vec<String>, events: &mut Vec<Event>) {
+        if let Some(run) = self.runs.all.get_mut(key)
+            && run.pending.take().is_some()
+        {
+            events.push(Event::Emptied {
+                unit: key.0.clone(),
+                invocation: key.1,
+                left,
+            });
+        }
+    }
+
+    /// One more look at a run that is to become empty, and one more SIGKILL for what is left, where that is wanted.
+    fn round(&mut self, key: &Key, now: Instant, events: &mut Vec<Event>) {
+        let adopts = self.capabilities.subreaper && self.capabilities.proc;
+        let Some(pending) = self.runs.all.get_mut(key).and_then(|run| run.pending.as_mut()) else {
+            return;
+        };
+        let (kill, since, wait) = (pending.kill, pending.since, pending.wait);
+        pending.wait = (wait * 2).min(LONGEST_ROUND);
+        pending.next = match (kill, adopts) {
+            (true, _) => Some(now + wait),
+            (false, false) => Some(now + LOOK),
+            (false, true) => None,
+        };
+        if kill {
+            self.signal_all(key, libc::SIGKILL);
+            if now.duration_since(since) > UNKILLABLE {
+                let left = self.left(key);
+                self.answer(key, left, events);
+            }
+        }
+    }
+
+    fn left(&mut self, key: &Key) -> Vec<String> {
+        let others = self.set.others(&mut self.runs, key, Freshness::Now);
+        let tracked = self.runs.all.get(key).into_iter().flat_map(|run| run.tracked.keys());
+        let held = tracked.filter_map(|pid| proc::process(*pid));
+        held.chain(others).map(|process| describe(&process)).collect()
+    }
+
+    /// The run that a process belongs to, by pid: for the control socket and the owner of a port.
+    pub fn unit_of(&mut self, pid: Pid) -> Option<(Name, Invocation)> {
+        self.set.owner(&mut self.runs, pid)
+    }
+
+    /// The living processes of a run.
+    pub fn processes(&mut self, unit: &Name, invocation: Invocation) -> Vec<Pid> {
+        let key = (unit.clone(), invocation);
+        let others = self.set.others(&mut self.runs, &key, Freshness::Recent);
+        let held = self.runs.all.get(&key).into_iter().flat_map(|run| run.tracked.keys().copied());
+        held.chain(others.iter().map(|process| process.pid)).collect()
+    }
+
+    /// Performs `Action::TakeHashes`.
+    pub fn take_hashes(&mut self, unit: &Unit) {
+        if let Err(why) = hashes::take(unit, &self.root, &self.places.state) {
+            tracing::warn!(unit = %unit.name, %why, "what the unit watches could not be remembered");
+        }
+    }
+
+    /// Ends what is left among our descendants and belongs to no run any more, before the supervisor exits. Blocks for a moment at most.
+    pub fn end_strays(&mut self) {
+        for _ in 0..20 {
+            let strays = self.set.strays(&mut self.runs);
+            for stray in &strays {
+                signal_other(stray, libc::SIGKILL);
+            }
+            while let Some(dead) = sys::next_dead() {
+                sys::reap(dead.pid);
+            }
+            if strays.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        signal_hook::low_level::unregister(self.registration);
+    }
+}
+
+fn send(handle: &sys::Handle, signal: i32) {
+    match handle.signal(signal) {
+        Err(why) if why.raw_os_error() != Some(libc::ESRCH) => {
+            tracing::warn!(pid = handle.pid, signal, %why, "a signal could not be sent");
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Signals a process that we do not hold: takes hold of it first, and lets it be if it is not the one that was seen.
+fn signal_other(process: &proc::Process, signal: i32) {
+    let handle = match sys::Handle::open(process.pid) {
+        Ok(handle) => handle,
+        Err(why) if why.raw_os_error() == Some(libc::ENOSYS) => sys::Handle::bare(process.pid),
+        Err(_) => return,
+    };
+    if proc::process(process.pid).is_some_and(|seen| seen.start == process.start) {
+        send(&handle, signal);
+    }
+}
+
+fn describe(process: &proc::Process) -> String {
+    let state = match process.state {
+        b'D' => "waits for the kernel (state D)",
+        b'Z' => "waits for its parent to notice its end",
+        _ => "cannot be signalled",
+    };
+    format!("pid {} ({}) {state}", process.pid, process.command)
+}

@@ -1,0 +1,154 @@
+//! The runs of units and the processes that are known to belong to them.
+
+use super::sys::Handle;
+use crate::supervisor::event::{ExitStatus, Invocation, Pid, Stage};
+use crate::unit::Name;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// A run of a unit.
+pub(super) type Key = (Name, Invocation);
+
+/// What a process that we started is to its unit.
+#[derive(Debug)]
+pub(super) enum Role {
+    /// The command of a stage; its end is told to the supervisor.
+    Stage(Stage),
+    /// Was the main process until another one took its place.
+    Former,
+    /// A probe's command; its end is told to who asked.
+    Probe(oneshot::Sender<ExitStatus>),
+}
+
+/// A process that we hold.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) handle: Handle,
+    pub(super) role: Role,
+    /// Whether it was started by somebody else: a main process that was named with `MAINPID=`.
+    pub(super) foreign: bool,
+}
+
+/// What is wanted once nothing of a run is left.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) kill: bool,
+    pub(super) since: Instant,
+    /// When to look, and kill, again; `None` when the end of a child of ours will tell.
+    pub(super) next: Option<Instant>,
+    pub(super) wait: Duration,
+}
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// `SANDKEEP_INVOCATION_ID`.
+    pub(super) id: String,
+    /// Marks its processes in a resource limit; see `set`.
+    pub(super) mark: Option<u64>,
+    pub(super) tracked: BTreeMap<Pid, Tracked>,
+    /// Processes that were found to be its own: start time by pid.
+    pub(super) seen: HashMap<Pid, u64>,
+    pub(super) pending: Option<Pending>,
+    pub(super) main_exit: Option<ExitStatus>,
+    /// Whether we sent SIGKILL to it.
+    pub(super) killed: bool,
+}
+
+impl Run {
+    fn new(mark: Option<u64>) -> Self {
+        Self {
+            id: uuid::Uuid::new_v4().simple().to_string(),
+            mark,
+            tracked: BTreeMap::new(),
+            seen: HashMap::new(),
+            pending: None,
+            main_exit: None,
+            killed: false,
+        }
+    }
+
+    /// The pid of the process that runs the command of a stage.
+    pub(super) fn process(&self, stage: Stage) -> Option<&Tracked> {
+        self.tracked
+            .values()
+            .find(|tracked| matches!(tracked.role, Role::Stage(of) if of == stage))
+    }
+}
+
+/// All runs that may have processes, and the way from a process to its run.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    pub(super) all: BTreeMap<Key, Run>,
+    by_pid: HashMap<Pid, Key>,
+    by_id: HashMap<String, Key>,
+    by_mark: HashMap<u64, Key>,
+}
+
+impl Runs {
+    /// The run, made if it is new. Earlier runs of the unit that nothing is left of are forgotten then.
+    pub(super) fn begin(&mut self, key: &Key, mark: impl FnOnce(&Self) -> Option<u64>) -> &mut Run {
+        if !self.all.contains_key(key) {
+            self.forget(|other, run| other.0 == key.0 && run.tracked.is_empty() && run.pending.is_none());
+            let mark = mark(self);
+            let run = Run::new(mark);
+            self.by_id.insert(run.id.clone(), key.clone());
+            if let Some(mark) = mark {
+                self.by_mark.insert(mark, key.clone());
+            }
+            self.all.insert(key.clone(), run);
+        }
+        self.all.get_mut(key).expect("it is there or was put there")
+    }
+
+    /// Forgets the runs of which this is true.
+    pub(super) fn forget(&mut self, done: impl Fn(&Key, &Run) -> bool) {
+        let gone: Vec<Key> = self
+            .all
+            .iter()
+            .filter(|(key, run)| done(key, run))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            if let Some(run) = self.all.remove(&key) {
+                self.by_id.remove(&run.id);
+                run.mark.map(|mark| self.by_mark.remove(&mark));
+                for pid in run.tracked.keys() {
+                    self.by_pid.remove(pid);
+                }
+            }
+        }
+    }
+
+    /// Holds a process from here on.
+    pub(super) fn track(&mut self, key: &Key, tracked: Tracked) {
+        let pid = tracked.handle.pid;
+        if let Some(run) = self.all.get_mut(key) {
+            self.by_pid.insert(pid, key.clone());
+            run.tracked.insert(pid, tracked);
+        }
+    }
+
+    /// Lets go of a process that has ended.
+    pub(super) fn release(&mut self, pid: Pid) -> Option<(Key, Tracked)> {
+        let key = self.by_pid.remove(&pid)?;
+        let tracked = self.all.get_mut(&key)?.tracked.remove(&pid)?;
+        Some((key, tracked))
+    }
+
+    /// The run that a held process belongs to.
+    pub(super) fn of_pid(&self, pid: Pid) -> Option<&Key> {
+        self.by_pid.get(&pid)
+    }
+
+    /// The run with this `SANDKEEP_INVOCATION_ID`.
+    pub(super) fn of_id(&self, id: &str) -> Option<&Key> {
+        self.by_id.get(id)
+    }
+
+    /// The run with this mark.
+    pub(super) fn of_mark(&self, mark: u64) -> Option<&Key> {
+        self.by_mark.get(&mark)
+    }
+}
