@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 pub(super) struct SecretNames(pub(super) Vec<String>);
 
 impl SecretNames {
+    /// What names the project and the box is none, however wide a pattern is.
     pub(super) fn contain(&self, name: &str) -> bool {
-        self.0.iter().any(|pattern| wildcard(pattern.as_bytes(), name.as_bytes()))
+        let names_the_box = matches!(name, "SANDKEEP_PROJECT_ID" | "SANDBOX_ID" | "SANDBOX_EXPIRES_AT");
+        !names_the_box && self.0.iter().any(|pattern| wildcard(pattern.as_bytes(), name.as_bytes()))
     }
 }
 
@@ -50,6 +52,8 @@ fn wildcard(pattern: &[u8], name: &[u8]) -> bool {
 pub(super) enum Secrets {
     Allowed,
     Refused,
+    /// Whatever stands here is one, whether its variable's name says so or not.
+    Always,
 }
 
 /// A text whose variables are replaced.
@@ -175,7 +179,7 @@ impl Expansion<'_> {
     }
 
     fn replace(&mut self, name: &str, default: Option<&str>, out: &mut Expanded) {
-        let secret = self.variables.secret_names.contain(name);
+        let secret = self.variables.secret_names.contain(name) || self.secrets == Secrets::Always;
         if secret && self.secrets == Secrets::Refused {
             self.faults.push(Fault::Secret(name.to_owned()));
             return;

@@ -85,17 +85,19 @@ impl<'a> Faults<'a> {
         });
     }
 
+    /// Remembers that a key was given in another spelling, so that its absence is no further fault.
+    pub(super) fn meant(&mut self, key: String) {
+        self.keys.insert(key);
+    }
+
+    /// Whether nothing is wrong so far.
+    pub(super) fn none(&self) -> bool {
+        self.list.iter().all(|one| one.severity != Severity::Error)
+    }
+
     /// Whether something is wrong with the value of this key already, so that its absence is no further fault.
     pub(super) fn about(&self, key: &str) -> bool {
         self.keys.contains(key)
-    }
-
-    /// Whether something is wrong with any key that begins so.
-    pub(super) fn within(&self, prefix: &str) -> bool {
-        self.keys
-            .range(prefix.to_owned()..)
-            .next()
-            .is_some_and(|key| key.starts_with(prefix))
     }
 
     /// Where a span is, for a note: `sandkeep.toml:4`.

@@ -4,8 +4,8 @@ use super::faults::At;
 use super::keys::{AgentTable, SyncTable};
 use super::reader::{Node, Reader, Section, Value, section};
 use super::values::{
-    ActionChoice, Confidential, Count, Environment, Exec, Execs, ExitStatus, Glob, KillChoice, Limit, Listen, NAME_RULE, OneOrMore,
-    Pattern, Plain, Port, RestartChoice, Signal, Size, Span, Time, Times, TypeChoice, Umask, UnitName, Whole, WorkerChoice,
+    ActionChoice, Amount, Count, Environment, Exec, Execs, ExitStatus, Glob, KillChoice, Limit, Listen, NAME_RULE, OneOrMore, Pattern,
+    Plain, Port, RestartChoice, Signal, Size, Span, Time, Times, Token, TypeChoice, Umask, UnitName, Whole, WorkerChoice,
 };
 use super::{Name, spelling};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -75,7 +75,7 @@ section!(
         /// The address it listens on, or "off". An address that others can reach needs a token of your own.
         listen: Plain,
         /// The bearer token for everything but /livez, /readyz and /healthz. Default: SANDKEEP_TOKEN, else a random one.
-        token: Confidential,
+        token: Token,
     }
 );
 
@@ -259,31 +259,31 @@ section!(
         /// RLIMIT_CORE.
         limit_core: Size,
         /// RLIMIT_CPU, seconds.
-        limit_cpu: Size,
+        limit_cpu: Amount,
         /// RLIMIT_DATA.
         limit_data: Size,
         /// RLIMIT_FSIZE.
         limit_fsize: Size,
         /// RLIMIT_LOCKS.
-        limit_locks: Size,
+        limit_locks: Amount,
         /// RLIMIT_MEMLOCK.
         limit_memlock: Size,
         /// RLIMIT_MSGQUEUE.
         limit_msgqueue: Size,
         /// RLIMIT_NOFILE.
-        limit_nofile: Size,
+        limit_nofile: Amount,
         /// RLIMIT_NPROC.
-        limit_nproc: Size,
+        limit_nproc: Amount,
         /// RLIMIT_RSS.
         limit_rss: Size,
         /// RLIMIT_SIGPENDING.
-        limit_sigpending: Size,
+        limit_sigpending: Amount,
         /// RLIMIT_STACK.
         limit_stack: Size,
         /// The most memory (cgroup v2).
         memory_max: Size,
         /// The most tasks (cgroup v2).
-        tasks_max: Size,
+        tasks_max: Amount,
         /// Share of the CPU (cgroup v2). Default of the kernel: 100.
         cpu_weight: Whole<1, 10_000>,
         /// Forbids gaining privileges through execve(2).
@@ -296,23 +296,26 @@ section!(
 );
 
 impl UnitFile {
-    /// The `limit_*` keys with the resource's name.
-    pub(super) fn limits(&self) -> [(&'static str, &Option<At<Size>>); 13] {
-        [
-            ("as", &self.limit_as),
-            ("core", &self.limit_core),
-            ("cpu", &self.limit_cpu),
-            ("data", &self.limit_data),
-            ("fsize", &self.limit_fsize),
-            ("locks", &self.limit_locks),
-            ("memlock", &self.limit_memlock),
-            ("msgqueue", &self.limit_msgqueue),
-            ("nofile", &self.limit_nofile),
-            ("nproc", &self.limit_nproc),
-            ("rss", &self.limit_rss),
-            ("sigpending", &self.limit_sigpending),
-            ("stack", &self.limit_stack),
-        ]
+    /// The `limit_*` keys that are given: the resource's name, and its limit or `None` for none.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (&'static str, Option<u64>)> {
+        let size = |at: &Option<At<Size>>| at.as_ref().map(|at| at.value.0);
+        let amount = |at: &Option<At<Amount>>| at.as_ref().map(|at| at.value.0);
+        let limits = [
+            ("as", size(&self.limit_as)),
+            ("core", size(&self.limit_core)),
+            ("cpu", amount(&self.limit_cpu)),
+            ("data", size(&self.limit_data)),
+            ("fsize", size(&self.limit_fsize)),
+            ("locks", amount(&self.limit_locks)),
+            ("memlock", size(&self.limit_memlock)),
+            ("msgqueue", size(&self.limit_msgqueue)),
+            ("nofile", amount(&self.limit_nofile)),
+            ("nproc", amount(&self.limit_nproc)),
+            ("rss", size(&self.limit_rss)),
+            ("sigpending", amount(&self.limit_sigpending)),
+            ("stack", size(&self.limit_stack)),
+        ];
+        limits.into_iter().filter_map(|(name, limit)| Some((name, limit?)))
     }
 }
 

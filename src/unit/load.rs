@@ -250,11 +250,7 @@ fn something_to_run(file: &File, base: &Path, name: &str, text: &str, faults: &m
         .unit
         .as_ref()
         .is_some_and(|units| !units.value.0.is_empty() || units.span.is_some());
-    let faulty = ["project", "project.install", "project.dev", "unit"]
-        .iter()
-        .any(|key| faults.about(key));
-    let broken_name = faults.within("unit.");
-    if written || faulty || broken_name {
+    if written || !faults.none() {
         return;
     }
     let hint = "give `--dev COMMAND`, or write a `sandkeep.toml` with `[project]` and `dev = \"…\"`".to_owned();

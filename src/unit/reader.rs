@@ -78,15 +78,6 @@ impl<'f, 'a> Reader<'f, 'a> {
         self.path.last().map_or("", String::as_str)
     }
 
-    /// The table it stands in, as it is written: `[unit.web]`.
-    pub(super) fn table(&self) -> String {
-        if self.path.is_empty() {
-            "the file".to_owned()
-        } else {
-            format!("`[{}]`", self.key())
-        }
-    }
-
     pub(super) fn within<T>(&mut self, key: &str, walk: impl FnOnce(&mut Self) -> T) -> T {
         self.path.push(key.to_owned());
         let result = walk(self);
@@ -186,25 +177,33 @@ impl<'f, 'a> Reader<'f, 'a> {
             let known = self.within(name, |reader| section.read_key(name, node, reader));
             if !known {
                 let span = self.placed.then(|| key.span());
-                self.unknown_key(name, &span, &S::keys());
+                self.unknown_key(name, &span, node, &S::keys());
             }
         }
         section
     }
 
     /// Says that the table it stands in has no such key, and what may have been meant.
-    pub(super) fn unknown_key(&mut self, name: &str, span: &Span, known: &[&str]) {
+    fn unknown_key(&mut self, name: &str, span: &Span, node: &Node<'_>, known: &[&str]) {
         let dotted = self.within(name, |reader| reader.key());
-        let message = format!("unknown key `{name}` in {}", self.table());
+        let message = match (self.path.is_empty(), node.get_ref()) {
+            (true, DeValue::Table(_)) => format!("unknown section `[{name}]`"),
+            (true, _) => format!("unknown key `{name}` outside of any section"),
+            (false, _) => format!("unknown key `{name}` in `[{}]`", self.key()),
+        };
         let hint = self.meant(name, known);
         self.faults.error(span, &dotted, message, hint);
     }
 
-    fn meant(&self, name: &str, known: &[&str]) -> Option<String> {
+    fn meant(&mut self, name: &str, known: &[&str]) -> Option<String> {
         let of_a_unit = self.path.len() == 2 && self.path[0] == "unit";
         let synonym = spelling::unit_key(name).filter(|_| of_a_unit);
         let snake = spelling::snake_case(name);
         let near = synonym.or_else(|| spelling::nearest(&snake, known.iter().copied()));
+        if let Some(near) = near {
+            let key = self.within(near, |reader| reader.key());
+            self.faults.meant(key);
+        }
         match near {
             Some("readiness") if name == "port" => Some("did you mean `readiness = { listen = PORT }`?".to_owned()),
             Some("enabled") if name == "disabled" => Some("did you mean `enabled = false`?".to_owned()),

@@ -97,6 +97,34 @@ impl<const SECRETS: bool> Value for Text<SECRETS> {
     }
 }
 
+/// A token: a text that is a secret itself.
+#[derive(Clone, Debug)]
+pub(super) struct Token(Expanded);
+
+schema!(Token, "Token", json_schema!({ "type": "string" }));
+
+impl Token {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0.value
+    }
+}
+
+impl Value for Token {
+    const EXPECTED: &'static str = "a string";
+
+    fn read(node: &Node<'_>, reader: &mut Reader<'_, '_>) -> Option<Self> {
+        let DeValue::String(text) = node.get_ref() else {
+            reader.mismatch::<Self>(node, None);
+            return None;
+        };
+        reader.expand(text, node, Secrets::Always).map(Self)
+    }
+
+    fn write(&self) -> toml::Value {
+        self.0.written.clone().into()
+    }
+}
+
 /// A number or a boolean as text.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
@@ -317,6 +345,36 @@ impl Value for Size {
 
     fn write(&self) -> toml::Value {
         self.0.map_or_else(|| "infinity".to_owned(), size::format).into()
+    }
+}
+
+/// A number of things; `None` = no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Amount(pub(super) Option<u64>);
+
+schema!(
+    Amount,
+    "Amount",
+    json_schema!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "const": "infinity" }, { "type": "string", "pattern": VARIABLE }] })
+);
+
+impl Value for Amount {
+    const EXPECTED: &'static str = "a whole number, or `\"infinity\"`";
+
+    fn read(node: &Node<'_>, reader: &mut Reader<'_, '_>) -> Option<Self> {
+        match node.get_ref() {
+            DeValue::String(text) if text == "infinity" => Some(Self(None)),
+            DeValue::Integer(_) | DeValue::String(_) => Whole::<0, { i64::MAX }>::read(node, reader).map(|number| Self(Some(number.to()))),
+            _ => {
+                reader.mismatch::<Self>(node, None);
+                None
+            }
+        }
+    }
+
+    fn write(&self) -> toml::Value {
+        let number = self.0.and_then(|number| i64::try_from(number).ok());
+        number.map_or_else(|| "infinity".into(), Into::into)
     }
 }
 
@@ -770,19 +828,19 @@ fn variable(name: &str, node: &Node<'_>, reader: &mut Reader<'_, '_>) -> Option<
 
 /// A choice of words.
 macro_rules! choice {
-    ($(#[$doc:meta])* $name:ident { $( $word:literal => $variant:ident, )* }) => {
+    ($(#[$doc:meta])* $name:ident { $first_word:literal => $first:ident, $( $word:literal => $variant:ident, )* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum $name { $( $variant, )* }
+        pub(super) enum $name { $first, $( $variant, )* }
 
         impl $name {
-            const WORDS: &'static [(&'static str, Self)] = &[$( ($word, Self::$variant) ),*];
+            const WORDS: &'static [(&'static str, Self)] = &[($first_word, Self::$first) $(, ($word, Self::$variant) )*];
         }
 
-        schema!($name, stringify!($name), json_schema!({ "enum": [$( $word ),*] }));
+        schema!($name, stringify!($name), json_schema!({ "enum": [$first_word $(, $word )*] }));
 
         impl Value for $name {
-            const EXPECTED: &'static str = concat!("one of" $(, " `", $word, "`" )*);
+            const EXPECTED: &'static str = concat!("one of `", $first_word, "`" $(, ", `", $word, "`" )*);
 
             fn read(node: &Node<'_>, reader: &mut Reader<'_, '_>) -> Option<Self> {
                 let text = match node.get_ref() {

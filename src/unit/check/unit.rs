@@ -5,9 +5,7 @@ use super::super::file::UnitFile;
 use super::super::spec::{
     Command, ExitStatuses, KillMode, Limits, Main, Name, Probe, ProbeKind, Restart, Service, StartLimitAction, Unit, Worker,
 };
-use super::super::values::{
-    ActionChoice, Execs, ExitStatus, Glob, KillChoice, Plain, RestartChoice, Size, TypeChoice, UnitName, WorkerChoice,
-};
+use super::super::values::{ActionChoice, Execs, ExitStatus, Glob, KillChoice, Plain, RestartChoice, TypeChoice, UnitName, WorkerChoice};
 use super::probe;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +49,10 @@ fn main(name: &At<Name>, written: &UnitFile, key: &str, faults: &mut Faults<'_>)
             Main::Exec(exec.value.0.clone())
         }
         (None, None) => {
-            let faulty = ["exec", "worker"].iter().any(|one| faults.about(&format!("{key}.{one}"))) || faults.about(key);
+            let short_form = format!("project.{}", name.value);
+            let faulty = [key, &format!("{key}.exec"), &format!("{key}.worker"), &short_form]
+                .iter()
+                .any(|one| faults.about(one));
             if !faulty {
                 let hint = "give it a command: `exec = \"…\"`".to_owned();
                 faults.error(&name.span, key, format!("`{}` has nothing to execute", name.value), Some(hint));
@@ -249,12 +250,10 @@ fn environment_file(text: &str, root: &Path) -> (bool, PathBuf) {
 }
 
 fn limits(written: &UnitFile) -> Limits {
-    let bytes = |at: &Option<At<Size>>| at.as_ref().and_then(|at| at.value.0);
-    let named = written.limits().into_iter();
     Limits {
-        rlimits: named.filter_map(|(name, at)| Some((name, at.as_ref()?.value.0))).collect(),
-        memory_max: bytes(&written.memory_max),
-        tasks_max: bytes(&written.tasks_max),
+        rlimits: written.limits().collect(),
+        memory_max: written.memory_max.as_ref().and_then(|at| at.value.0),
+        tasks_max: written.tasks_max.as_ref().and_then(|at| at.value.0),
         cpu_weight: written.cpu_weight.as_ref().map(|at| at.value.to()),
     }
 }
