@@ -156,8 +156,8 @@ pub(super) enum After {
     Line,
     /// A part of one: what follows from the same source is not joined with what came before.
     Cut,
-    /// One without a newline, whose source ended here.
-    Ended,
+    /// The so many-th that has no newline, since its source ended here.
+    Ended(u32),
 }
 
 /// A place in a unit's output: every line that ended before it has been seen.
@@ -170,22 +170,22 @@ pub(super) struct Position {
 
 impl std::fmt::Display for Position {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let after = match self.after {
-            After::Line => "",
-            After::Cut => "+",
-            After::Ended => "!",
-        };
-        write!(f, "{}:{}{after}", self.generation, self.offset)
+        write!(f, "{}:{}", self.generation, self.offset)?;
+        match self.after {
+            After::Line => Ok(()),
+            After::Cut => f.write_str("+"),
+            After::Ended(n) => write!(f, "!{n}"),
+        }
     }
 }
 
 impl Position {
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let (generation, offset) = text.split_once(':')?;
-        let (offset, after) = match (offset.strip_suffix('+'), offset.strip_suffix('!')) {
+        let (generation, rest) = text.split_once(':')?;
+        let (offset, after) = match (rest.strip_suffix('+'), rest.split_once('!')) {
             (Some(offset), _) => (offset, After::Cut),
-            (None, Some(offset)) => (offset, After::Ended),
-            (None, None) => (offset, After::Line),
+            (None, Some((offset, n))) => (offset, After::Ended(n.parse().ok()?)),
+            (None, None) => (rest, After::Line),
         };
         Some(Self {
             generation: generation.parse().ok()?,
@@ -236,7 +236,7 @@ mod tests {
 
         #[test]
         fn positions_survive(generation: u64, offset: u64, after in 0usize..3) {
-            let after = [After::Line, After::Cut, After::Ended][after];
+            let after = [After::Line, After::Cut, After::Ended(7)][after];
             let position = Position { generation, offset, after };
             prop_assert_eq!(Position::parse(&position.to_string()), Some(position));
         }

@@ -34,6 +34,8 @@ mod format;
 mod matcher;
 mod read;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod text;
 mod writer;
 

@@ -84,6 +84,10 @@ pub(super) struct Scanner {
     entered: bool,
     pending: BTreeMap<u32, Pending>,
     lines: VecDeque<RawLine>,
+    /// Where sources ended last, and how many lines without a newline that made.
+    ended: (u64, u32),
+    /// So many of them were given out before.
+    given: u32,
     buffer: Vec<u8>,
 }
 
@@ -100,10 +104,15 @@ impl Scanner {
             entered: false,
             pending: BTreeMap::new(),
             lines: VecDeque::new(),
+            ended: (at.offset, 0),
+            given: 0,
             buffer: Vec::new(),
         };
         scanner.open(at.generation)?;
         if scanner.at.generation == at.generation {
+            if let After::Ended(given) = at.after {
+                scanner.given = given;
+            }
             scanner.find_entry()?;
             scanner.look_back()?;
         }
@@ -236,6 +245,8 @@ impl Scanner {
         self.generation = Some(next);
         self.entry = 0;
         self.entered = false;
+        self.ended = (0, 0);
+        self.given = 0;
         Ok(Progress::More)
     }
 
@@ -246,15 +257,25 @@ impl Scanner {
             (false, true) => vec![entry.source],
             (false, false) => return,
         };
-        let end = Position {
-            generation: self.at.generation,
-            offset: entry.offset,
-            after: After::Ended,
-        };
+        if self.ended.0 != entry.offset {
+            self.ended = (entry.offset, 0);
+            self.given = 0;
+        }
         for source in ended {
-            if let Some(pending) = self.pending.remove(&source)
-                && !pending.bytes.is_empty()
-            {
+            let Some(mut pending) = self.pending.remove(&source).filter(|p| !p.bytes.is_empty()) else {
+                continue;
+            };
+            // Where the supervisor was killed, nobody saw the end: the last bytes' time is the best there is.
+            if !entry.has(ALL_ENDED) {
+                pending.wall = entry.wall;
+            }
+            self.ended.1 += 1;
+            if self.ended.1 > self.given {
+                let end = Position {
+                    generation: self.at.generation,
+                    offset: entry.offset,
+                    after: After::Ended(self.ended.1),
+                };
                 self.lines.push_back(pending.into_line(end, false));
             }
         }
@@ -316,10 +337,7 @@ impl Scanner {
         let at = self.at;
         let Some(generation) = &mut self.generation else { return Ok(()) };
         let extent = generation.extent()?;
-        let covering = generation.partition(extent, |e| match at.after {
-            After::Line | After::Cut => e.offset < at.offset,
-            After::Ended => e.offset <= at.offset,
-        })?;
+        let covering = generation.partition(extent, |e| e.offset < at.offset)?;
         self.entry = covering.saturating_sub(1);
         self.entered = covering > 0;
         Ok(())

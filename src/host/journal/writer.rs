@@ -342,10 +342,17 @@ impl UnitLog {
         self.last = None;
         let (log, index) = self.path(None);
         let (old_log, old_index) = self.path(Some(self.generation));
-        rename(&log, &old_log)?;
-        // Without its index a file is still read, only without times.
-        let _ = rename(&index, &old_index);
-        self.rotated.push_back(self.generation);
+        match std::fs::rename(&log, &old_log) {
+            Ok(()) => {
+                // Without its index a file is still read, only without times.
+                let _ = std::fs::rename(&index, &old_index);
+                self.rotated.push_back(self.generation);
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let _ = std::fs::remove_file(&index);
+            }
+            Err(e) => return Err(e),
+        }
         self.generation += 1;
         self.size = 0;
         while self.rotated.len() > self.keep as usize {
@@ -372,24 +379,20 @@ impl UnitLog {
         let next = self.generation.max(self.rotated.back().map_or(1, |g| g + 1));
         let (log_path, index_path) = self.path(None);
         let mut index = open_append(&index_path)?;
-        let mut header = [0; ENTRY_LEN];
-        let known = index
-            .read_exact_at(&mut header, 0)
-            .ok()
-            .and_then(|()| format::decode_header(&header));
+        let log = open_append(&log_path)?;
+        self.size = log.metadata()?.len();
+        let known = known_generation(&index, self.size);
         self.generation = match known {
-            Some(generation) => generation.max(next),
-            None => next,
+            Ok(generation) => generation.max(next),
+            Err(named) => next.max(named + 1),
         };
-        if known != Some(self.generation) {
+        if known != Ok(self.generation) {
             index.set_len(0)?;
             write_entry(&mut index, &format::encode_header(self.generation))?;
         }
-        let log = open_append(&log_path)?;
-        self.size = log.metadata()?.len();
         self.open = Some(Open { log, index });
         self.last = None;
-        if self.fresh && self.size > 0 {
+        if self.fresh && (self.size > 0 || !self.rotated.is_empty()) {
             self.mark(JOURNAL, ALL_ENDED, now)?;
         }
         self.fresh = false;
@@ -401,12 +404,17 @@ fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)
 }
 
-/// Renames what is there.
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+/// The generation that an index names; as an error when it does not go with a log of this size, since someone removed or cut that.
+fn known_generation(index: &File, size: u64) -> Result<u64, u64> {
+    let mut bytes = [0; ENTRY_LEN];
+    let header = index.read_exact_at(&mut bytes, 0).ok().and_then(|()| format::decode_header(&bytes));
+    let generation = header.ok_or(0u64)?;
+    let length = index.metadata().map_or(0, |m| m.len());
+    let last = (length / ENTRY_LEN as u64).saturating_sub(1) * ENTRY_LEN as u64;
+    if last > 0 && index.read_exact_at(&mut bytes, last).is_ok() && Entry::decode(&bytes).offset > size {
+        return Err(generation);
     }
+    Ok(generation)
 }
 
 /// Writes a whole entry or none of it.
