@@ -4,8 +4,10 @@
 let
   inherit (builtins) concatStringsSep filter;
 
-  # Where nix/ci/run mounts the Rust toolchain; cargo may be there or in /usr/bin.
+  # Where nix/ci/environment mounts the Rust toolchain with the target for musl; cargo may be there or in /usr/bin.
   toolchain = "/opt/rust";
+  # And where the user's own toolchain with clippy and rustfmt, and other tools, if there are any.
+  devTools = "/opt/dev-rust/bin:/opt/tools";
 
   platform =
     { static }:
@@ -121,6 +123,9 @@ let
       lib.makeOverridable mkDerivation (
         {
           cargoDeps = importCargoLock attrs.cargoLock;
+          PATH =
+            lib.optionalString (!stdenv.hostPlatform.isStatic) "${devTools}:"
+            + "${toolchain}/bin:/usr/bin:/bin";
           # The release profile is tried by `.ci/static` and nix/ci/full; here what counts is that it builds, twice the same.
           env = {
             CARGO_PROFILE_RELEASE_LTO = "off";
@@ -156,7 +161,7 @@ let
       dontUnpack = true;
       installPhase = ''
         mkdir -p $out/bin
-        for d in ${toolchain}/bin /usr/bin /bin; do
+        for d in ${builtins.replaceStrings [ ":" ] [ " " ] devTools} ${toolchain}/bin /usr/bin /bin; do
           if [ -x $d/${name} ]; then ln -s $d/${name} $out/bin/${name}; break; fi
         done
       '';
