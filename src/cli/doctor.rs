@@ -3,7 +3,7 @@
 use super::{CliError, Global};
 use std::process::ExitCode;
 
-/// Looks for what is wrong with this sandbox.
+/// Looks for what is wrong with this sandbox
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {}
 

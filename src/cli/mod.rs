@@ -4,6 +4,7 @@
 mod agent;
 mod check;
 mod completions;
+mod connect;
 mod doctor;
 mod down;
 mod events;
@@ -11,6 +12,7 @@ mod logs;
 mod man;
 #[cfg(feature = "agent")]
 mod mcp;
+mod out;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod schema;
@@ -27,6 +29,7 @@ mod wait;
 mod why;
 
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Keeps a sandbox alive: supervises its processes, keeps its files, runs its agent.
@@ -43,17 +46,34 @@ pub struct Cli {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Global {
     /// Which supervisor on this machine
-    #[arg(long, global = true, env = "SANDKEEP_INSTANCE", default_value = "default", value_name = "NAME")]
+    #[arg(
+        long,
+        global = true,
+        env = "SANDKEEP_INSTANCE",
+        hide_env_values = true,
+        default_value = "default",
+        value_name = "NAME",
+        help_heading = "Options of every verb"
+    )]
     pub instance: String,
+    /// When output is coloured: auto, always, never
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        help_heading = "Options of every verb"
+    )]
+    pub color: out::Color,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     /// Runs the supervisor
     Up(up::Args),
-    /// Stops everything, drained, in reverse order
     Down(down::Args),
-    /// Shows what runs
     Status(status::Args),
     /// Starts units and waits until they are ready
     Start(units::Args),
@@ -63,17 +83,11 @@ enum Verb {
     Restart(units::Args),
     /// Makes units, or with none named the configuration, read anew
     Reload(units::Args),
-    /// Sends a signal to units
     Kill(units::KillArgs),
-    /// Waits until units are ready
     Wait(wait::Args),
-    /// Tells why a unit is as it is
     Why(why::Args),
-    /// Shows what units wrote
     Logs(logs::Args),
-    /// Shows transitions
     Events(events::Args),
-    /// Looks for what is wrong with this sandbox
     Doctor(doctor::Args),
     /// Checks a configuration
     Check(check::Args),
@@ -81,9 +95,7 @@ enum Verb {
     Schema(schema::Args),
     /// Executes a new binary in place
     Upgrade(upgrade::Args),
-    /// Prints a shell's completions
     Completions(completions::Args),
-    /// Prints the manual pages
     Man(man::Args),
     #[cfg(feature = "sync")]
     /// The sync worker, also by hand
@@ -133,6 +145,15 @@ impl CliError {
         }
     }
 
+    /// Nothing to say but an exit code.
+    pub(crate) fn quiet(code: u8) -> Self {
+        Self {
+            message: String::new(),
+            hint: None,
+            code,
+        }
+    }
+
     /// Adds what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -146,6 +167,7 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let cli = Cli::parse();
+    cli.global.color.apply();
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -188,10 +210,18 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the command line is what prints")]
 fn report(error: &CliError) {
-    eprintln!("error: {error}");
+    if error.message.is_empty() {
+        return;
+    }
+    let mut stderr = anstream::stderr();
+    // Diagnostics have their `error:` and `hint:` already, one for each thing to mend. With stderr closed nobody can be told.
+    let _ = if error.message.starts_with("error: ") {
+        writeln!(stderr, "{}", error.message.trim_end())
+    } else {
+        writeln!(stderr, "{} {}", out::paint(out::BAD, "error:"), out::harmless(&error.message))
+    };
     if let Some(hint) = &error.hint {
-        eprintln!("hint: {hint}");
+        let _ = writeln!(stderr, "{} {}", out::paint(out::BOLD, "hint:"), out::harmless(hint));
     }
 }

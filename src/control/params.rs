@@ -23,35 +23,16 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A duration as the configuration writes it, `90s`, `1h30min`; a bare number is seconds.
+/// A duration as the configuration writes it, `90s`, `1h 30min`; a bare number is seconds.
+///
+/// # Errors
+/// What is wrong with it.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("`{text}` is no duration: write `250ms`, `90s`, `2min`, `1h30min`, `1d`");
-    let mut rest = text.trim();
-    if rest.is_empty() {
-        return Err(refuse());
+    if let Ok(seconds) = text.trim().parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
     }
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        let number: u32 = rest[..digits].parse().map_err(|_| refuse())?;
-        let tail = rest[digits..].trim_start();
-        let letters = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
-        let unit = match &tail[..letters] {
-            "ms" => Duration::from_millis(1),
-            "" | "s" | "sec" => Duration::from_secs(1),
-            "m" | "min" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            "d" => Duration::from_secs(86_400),
-            "w" => Duration::from_secs(7 * 86_400),
-            _ => return Err(refuse()),
-        };
-        total = unit
-            .checked_mul(number)
-            .and_then(|part| total.checked_add(part))
-            .ok_or_else(refuse)?;
-        rest = tail[letters..].trim_start();
-    }
-    Ok(total)
+    let refuse = |why| format!("`{text}` is no duration: {why}; write `250ms`, `90s`, `2min`, `1h 30min`, `1d`");
+    crate::unit::duration::parse(text).map_err(refuse)
 }
 
 /// A moment: RFC 3339, a date, a time of today in UTC (`14:02`, `14:02:11`), or how long ago (`5min`).
@@ -129,7 +110,7 @@ mod tests {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h30min"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1h 2 s"), Ok(Duration::from_secs(3602)));
-        for text in ["", " ", "x", "5 parsecs", "-1s", "1.5s", "99999999999s", "s", "ü"] {
+        for text in ["", " ", "x", "5 parsecs", "-1s", "99999999999s", "s", "ü"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }
@@ -144,7 +125,7 @@ mod tests {
         assert_eq!(at("09:30").as_deref(), Ok("2026-02-03T09:30:00.000Z"));
         assert_eq!(at("2026-02-03T04:05:06+01:00").as_deref(), Ok("2026-02-03T03:05:06.000Z"));
         assert!(at("yesterday-ish").is_err());
-        assert!(at("4000000000w").is_err());
+        assert!(at("99999w").is_err());
     }
 
     #[test]
