@@ -130,7 +130,7 @@ let
           env = {
             CARGO_PROFILE_RELEASE_LTO = "off";
             CARGO_PROFILE_RELEASE_CODEGEN_UNITS = "16";
-            CARGO_PROFILE_RELEASE_OPT_LEVEL = "1";
+            CARGO_PROFILE_RELEASE_OPT_LEVEL = "0";
           };
           buildPhase = ''
             runHook preBuild
