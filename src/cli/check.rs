@@ -106,7 +106,8 @@ fn print(text: &str) -> std::io::Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes())
 }
 
-fn warn(diagnostics: &Diagnostics) -> std::io::Result<()> {
+/// Writes diagnostics to stderr, coloured on a terminal.
+pub(super) fn warn(diagnostics: &Diagnostics) -> std::io::Result<()> {
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let paint = if colour { Paint::Ansi } else { Paint::Plain };
     std::io::stderr().lock().write_all(diagnostics.render(paint).as_bytes())

@@ -153,7 +153,7 @@ fn scripted(
     let port = wanted.or(configured).unwrap_or(framework.port);
     let simple = runs_only(line, framework.program);
     let flags = if simple {
-        missing_flags(framework, line, port, wanted != in_script)
+        missing_flags(framework, line, port, wanted.is_some() && wanted != in_script)
     } else {
         Vec::new()
     };
