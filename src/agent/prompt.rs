@@ -203,7 +203,12 @@ impl Happening {
         match self {
             Self::Started { attempt, resumed } => json!({"attempt": attempt, "resumed": resumed}),
             Self::Text(text) | Self::Thinking(text) => json!({"text": text}),
-            Self::Init(data) | Self::Message(data) | Self::ToolResult(data) | Self::Question(data) | Self::Answer(data) | Self::Notice(data) => data,
+            Self::Init(data)
+            | Self::Message(data)
+            | Self::ToolResult(data)
+            | Self::Question(data)
+            | Self::Answer(data)
+            | Self::Notice(data) => data,
             Self::State(state, detail) => json!({"state": state, "detail": detail}),
             Self::End(outcome) => serde_json::to_value(outcome).unwrap_or_default(),
         }

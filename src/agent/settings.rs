@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// The permission modes of the CLI.
-pub const PERMISSION_MODES: [&str; 6] = ["bypassPermissions", "acceptEdits", "dontAsk", "plan", "manual", "auto"];
+pub const PERMISSION_MODES: [&str; 7] = ["bypassPermissions", "acceptEdits", "dontAsk", "plan", "default", "manual", "auto"];
 
 /// `[agent]`, defaults filled in.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -35,8 +35,8 @@ pub struct Settings {
     pub max_budget_usd: f64,
     /// Added to claude's own system prompt.
     pub append_system_prompt: Option<String>,
-    /// MCP servers: a path, or the JSON itself.
-    pub mcp_config: Option<String>,
+    /// Further MCP servers: paths of files, or the JSON itself.
+    pub mcp_config: Vec<String>,
     /// Whether claude gets sandkeep's own MCP server.
     pub mcp: bool,
     /// `user,project,local`; claude's default where there is none.
@@ -58,7 +58,7 @@ pub struct Settings {
     /// Sessions that run at once.
     pub max_sessions: usize,
     /// Whether processes that a tool left in the background live on after the turn.
-    pub keep_background: bool,
+    pub background: bool,
     /// Whether text is reported as it is written.
     pub partial_messages: bool,
     /// claude's configuration directory; `~/.claude` where there is none.
@@ -86,7 +86,7 @@ impl Default for Settings {
             max_turns: 0,
             max_budget_usd: 0.0,
             append_system_prompt: None,
-            mcp_config: None,
+            mcp_config: Vec::new(),
             mcp: true,
             setting_sources: None,
             per_prompt: names(&[
@@ -103,7 +103,7 @@ impl Default for Settings {
             tool_timeout: Duration::from_secs(900),
             idle_timeout: Duration::from_secs(900),
             max_sessions: 2,
-            keep_background: false,
+            background: false,
             partial_messages: true,
             config_dir: None,
             environment: BTreeMap::new(),
@@ -130,7 +130,11 @@ pub enum SettingsError {
 impl Settings {
     /// Reads the table as the supervisor hands it over.
     pub fn read(table: Value) -> Result<Self, SettingsError> {
-        let settings: Self = if table.is_null() { Self::default() } else { serde_json::from_value(table)? };
+        let settings: Self = if table.is_null() {
+            Self::default()
+        } else {
+            serde_json::from_value(table)?
+        };
         for mode in settings.permission_modes.iter().chain([&settings.permission_mode]) {
             if !PERMISSION_MODES.contains(&mode.as_str()) {
                 return Err(SettingsError::PermissionMode(mode.clone()));
@@ -159,7 +163,11 @@ impl Settings {
         }
         let mut disallowed_tools = self.disallowed_tools.clone();
         disallowed_tools.extend(options.disallowed_tools.iter().flatten().cloned());
-        let append: Vec<&str> = [&self.append_system_prompt, &options.append_system_prompt].into_iter().flatten().map(String::as_str).collect();
+        let append: Vec<&str> = [&self.append_system_prompt, &options.append_system_prompt]
+            .into_iter()
+            .flatten()
+            .map(String::as_str)
+            .collect();
         Ok(Launch {
             model: options.model.clone().or_else(|| self.model.clone()),
             permission_mode: permission_mode.clone(),
@@ -250,7 +258,11 @@ impl Options {
             append_system_prompt.is_some(),
             timeout_ms.is_some(),
         ];
-        OPTION_NAMES.into_iter().zip(set).filter_map(|(name, set)| set.then_some(name)).collect()
+        OPTION_NAMES
+            .into_iter()
+            .zip(set)
+            .filter_map(|(name, set)| set.then_some(name))
+            .collect()
     }
 }
 
@@ -289,7 +301,8 @@ pub struct Launch {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_duration(&text).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no duration (write \"250ms\", \"5s\", \"2min\", \"1h\")")))
+    parse_duration(&text)
+        .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no duration (write \"250ms\", \"5s\", \"2min\", \"1h\")")))
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {
@@ -319,7 +332,12 @@ mod tests {
 
     #[test]
     fn unknown_modes_and_keys_are_refused() {
-        for table in [json!({"permission_mode": "yolo"}), json!({"modle": "x"}), json!({"per_prompt": ["x"]}), json!({"turn_timeout": "soon"})] {
+        for table in [
+            json!({"permission_mode": "yolo"}),
+            json!({"modle": "x"}),
+            json!({"per_prompt": ["x"]}),
+            json!({"turn_timeout": "soon"}),
+        ] {
             Settings::read(table.clone()).expect_err(&table.to_string());
         }
     }
@@ -327,16 +345,31 @@ mod tests {
     #[test]
     fn a_prompt_stays_within_the_limits() {
         let settings = Settings::read(json!({"max_turns": 10, "permission_mode": "acceptEdits", "turn_timeout": "1min"})).unwrap();
-        let more = Options { max_turns: Some(50), timeout_ms: Some(90_000), ..Options::default() };
+        let more = Options {
+            max_turns: Some(50),
+            timeout_ms: Some(90_000),
+            ..Options::default()
+        };
         assert_eq!(settings.launch(&more).unwrap().max_turns, 10);
         assert_eq!(settings.time_limit(&more), Some(Duration::from_secs(60)));
-        let fewer = Options { max_turns: Some(5), ..Options::default() };
+        let fewer = Options {
+            max_turns: Some(5),
+            ..Options::default()
+        };
         assert_eq!(settings.launch(&fewer).unwrap().max_turns, 5);
-        let mode = |mode: &str| settings.launch(&Options { permission_mode: Some(mode.into()), ..Options::default() });
+        let mode = |mode: &str| {
+            settings.launch(&Options {
+                permission_mode: Some(mode.into()),
+                ..Options::default()
+            })
+        };
         assert_eq!(mode("bypassPermissions"), Err(Refusal::Mode("bypassPermissions".into())));
         assert_eq!(mode("nonsense"), Err(Refusal::UnknownMode("nonsense".into())));
         assert!(mode("plan").is_ok());
-        let tools = Options { allowed_tools: Some(vec!["Bash".into()]), ..Options::default() };
+        let tools = Options {
+            allowed_tools: Some(vec!["Bash".into()]),
+            ..Options::default()
+        };
         assert_eq!(settings.launch(&tools), Err(Refusal::Option("allowed_tools")));
     }
 }

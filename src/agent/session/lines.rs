@@ -13,7 +13,11 @@ impl Session {
             Line::SessionState(state) => self.said_state(now, &state),
             Line::Delta { nested: true, .. } => {}
             Line::Delta { thinking, text, .. } => {
-                let happening = if thinking { Happening::Thinking(text) } else { Happening::Text(text) };
+                let happening = if thinking {
+                    Happening::Thinking(text)
+                } else {
+                    Happening::Text(text)
+                };
                 self.record(happening, actions);
             }
             Line::Assistant(message) => self.said_assistant(*message, actions),
@@ -23,8 +27,8 @@ impl Session {
                 let denied = json!({"denied": body["tool_name"], "tool_use": body["tool_use_id"], "because": body["message"]});
                 self.record(Happening::Notice(denied), actions);
             }
-            Line::Ask(ask) => self.said_ask(*ask, actions),
-            Line::AskWithdrawn(request_id) => self.said_withdrawn(&request_id, actions),
+            Line::Ask(ask) => self.said_ask(now, *ask, actions),
+            Line::AskWithdrawn(request_id) => self.said_withdrawn(now, &request_id, actions),
             Line::Mirror { file, entries } => actions.push(Action::Mirror { file, entries }),
             Line::Result(result) => self.said_result(now, *result, actions),
             Line::System { subtype, body } => self.said_system(&subtype, &body, actions),
@@ -103,7 +107,7 @@ impl Session {
         self.record(Happening::State("retrying", detail), actions);
     }
 
-    fn said_ask(&mut self, ask: Ask, actions: &mut Vec<Action>) {
+    fn said_ask(&mut self, now: Instant, ask: Ask, actions: &mut Vec<Action>) {
         let Some(turn) = self.turn.as_mut() else {
             let denial = json!({"behavior": "deny", "message": "no prompt is running"});
             return actions.push(Action::Write(protocol::answer(&ask.request_id, &denial)));
@@ -115,13 +119,18 @@ impl Session {
         let id = turn.prompt.id.clone();
         actions.push(Action::Record(id.clone(), Happening::Question(question)));
         if turn.questions.is_empty() {
+            turn.asked_since = now;
             actions.push(Action::Record(id, Happening::State("requires_action", Value::Null)));
         }
         turn.questions.insert(ask.request_id.clone(), ask);
     }
 
-    fn said_withdrawn(&mut self, request_id: &str, actions: &mut Vec<Action>) {
-        if self.turn.as_mut().is_some_and(|turn| turn.questions.remove(request_id).is_some()) {
+    fn said_withdrawn(&mut self, now: Instant, request_id: &str, actions: &mut Vec<Action>) {
+        let Some(turn) = self.turn.as_mut() else { return };
+        if turn.questions.remove(request_id).is_some() {
+            if turn.questions.is_empty() {
+                turn.forgive_wait(now);
+            }
             self.record(Happening::Answer(json!({"question": request_id, "withdrawn": true})), actions);
         }
     }

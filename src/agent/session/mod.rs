@@ -63,20 +63,24 @@ impl Default for Rules {
     }
 }
 
+/// A prompt for a session.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// How claude is to be started for it.
+    pub launch: Launch,
+    /// Its wall-clock limit.
+    pub time_limit: Option<Duration>,
+    /// Whether an attempt at it was under way when the agent last ended.
+    pub resumed: bool,
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// An inbox has a prompt for this session.
-    Offered {
-        /// The prompt.
-        prompt: Prompt,
-        /// How claude is to be started for it.
-        launch: Launch,
-        /// Its wall-clock limit.
-        time_limit: Option<Duration>,
-        /// Whether an attempt at it was under way when the agent last ended.
-        resumed: bool,
-    },
+    Offered(Box<Offer>),
     /// The inbox gave it to us.
     Claimed {
         /// The prompt.
@@ -157,6 +161,8 @@ pub enum Event {
         /// What it said.
         durability: Durability,
     },
+    /// An idle process is to make room.
+    Rest,
     /// The agent is to end: nothing new, and what runs is left to be resumed.
     Drain,
     /// Time went by.
@@ -229,13 +235,26 @@ enum Process {
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
     Claiming,
-    Waiting { start_at: Instant },
-    Sent { look_at: Option<Instant> },
+    Waiting {
+        start_at: Instant,
+    },
+    Sent {
+        look_at: Option<Instant>,
+    },
     Cut,
-    Interrupted { until: Instant, verdict: Verdict, reason: &'static str },
+    Interrupted {
+        until: Instant,
+        verdict: Verdict,
+        reason: &'static str,
+    },
     Recovering,
-    Sweeping { outcome: Box<Outcome> },
-    Flushing { outcome: Box<Outcome>, until: Instant },
+    Sweeping {
+        outcome: Box<Outcome>,
+    },
+    Flushing {
+        outcome: Box<Outcome>,
+        until: Instant,
+    },
     Lost,
     Suspended,
 }
@@ -252,12 +271,21 @@ struct Turn {
     heard: Instant,
     tools: BTreeSet<String>,
     questions: BTreeMap<String, Ask>,
+    asked_since: Instant,
     resumes: u32,
     setbacks: u32,
     announced: bool,
     cancelled: bool,
     retrying: bool,
     last_error: String,
+}
+
+impl Turn {
+    /// A person's time is not the prompt's.
+    fn forgive_wait(&mut self, now: Instant) {
+        let waited = now.saturating_duration_since(self.asked_since);
+        self.time_limit = self.time_limit.map(|limit| limit + waited);
+    }
 }
 
 /// What a session is doing, for the status.
@@ -329,7 +357,9 @@ impl Session {
     /// When it wants to be stepped again although nothing happened.
     pub fn next_deadline(&self) -> Option<Instant> {
         let process = match &self.process {
-            Process::On { idle_since: Some(since), .. } if self.turn.is_none() => Some(*since + self.rules.idle_timeout),
+            Process::On {
+                idle_since: Some(since), ..
+            } if self.turn.is_none() => Some(*since + self.rules.idle_timeout),
             Process::Closing { until } | Process::Terminating { until } => Some(*until),
             Process::Off | Process::On { .. } | Process::Dying => None,
         };
@@ -351,7 +381,10 @@ impl Session {
 
     /// The prompt that has been claimed and is not over, with its attempt.
     pub fn open(&self) -> Option<(&Prompt, u32)> {
-        let turn = self.turn.as_ref().filter(|turn| !matches!(turn.phase, Phase::Claiming | Phase::Lost))?;
+        let turn = self
+            .turn
+            .as_ref()
+            .filter(|turn| !matches!(turn.phase, Phase::Claiming | Phase::Lost))?;
         Some((&turn.prompt, turn.attempt))
     }
 
@@ -413,18 +446,16 @@ impl Session {
 
     fn apply(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
         match event {
-            Event::Offered {
-                prompt,
-                launch,
-                time_limit,
-                resumed,
-            } => self.offered(now, prompt, launch, time_limit, resumed),
+            Event::Offered(offer) => self.offered(now, *offer),
             Event::Claimed { id, attempt } => self.claimed(now, &id, attempt),
             Event::Refused { id } => self.refused(&id, actions),
             Event::Renewed { id, attempt, held } => self.renewed(&id, attempt, held, actions),
             Event::CancelAsked { id } => self.cancel_asked(&id),
             Event::Answered { question, response } => self.answered(now, &question, &response, actions),
-            Event::Started { generation } | Event::Exited { generation, .. } | Event::StartFailed { generation, .. } | Event::Said { generation, .. }
+            Event::Started { generation }
+            | Event::Exited { generation, .. }
+            | Event::StartFailed { generation, .. }
+            | Event::Said { generation, .. }
                 if generation != self.generation => {}
             Event::Started { .. } | Event::Tick => {}
             Event::StartFailed { error, .. } => self.start_failed(now, error),
@@ -437,11 +468,27 @@ impl Session {
             }
             Event::Recovered { id, text } => self.recovered(now, &id, text, actions),
             Event::Flushed { id, durability } => self.flushed(&id, durability, actions),
+            Event::Rest => self.rest(now, actions),
             Event::Drain => self.draining = true,
         }
     }
 
-    fn offered(&mut self, now: Instant, prompt: Prompt, launch: Launch, time_limit: Option<Duration>, resumed: bool) {
+    fn rest(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        if self.turn.is_none() && matches!(self.process, Process::On { .. }) {
+            self.process = Process::Closing {
+                until: now + self.rules.grace,
+            };
+            actions.push(Action::CloseInput);
+        }
+    }
+
+    fn offered(&mut self, now: Instant, offer: Offer) {
+        let Offer {
+            prompt,
+            launch,
+            time_limit,
+            resumed,
+        } = offer;
         if self.knows(&prompt.id) {
             return;
         }
@@ -456,6 +503,7 @@ impl Session {
             heard: now,
             tools: BTreeSet::new(),
             questions: BTreeMap::new(),
+            asked_since: now,
             resumes: u32::from(resumed),
             setbacks: 0,
             announced: false,
@@ -521,6 +569,7 @@ impl Session {
         let told = json!({"question": question, "behavior": response["behavior"], "message": response["message"]});
         actions.push(Action::Record(turn.prompt.id.clone(), Happening::Answer(told)));
         if turn.questions.is_empty() {
+            turn.forgive_wait(now);
             actions.push(Action::Record(turn.prompt.id.clone(), Happening::State("running", Value::Null)));
         }
     }

@@ -18,7 +18,9 @@ impl Session {
     fn settle_process(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match self.process {
             Process::Closing { until } if now >= until => {
-                self.process = Process::Terminating { until: now + self.rules.grace };
+                self.process = Process::Terminating {
+                    until: now + self.rules.grace,
+                };
                 actions.push(Action::Terminate);
             }
             Process::Terminating { until } if now >= until => self.kill(actions),
@@ -43,7 +45,9 @@ impl Session {
         let tired = idle_since.is_some_and(|since| now >= since + self.rules.idle_timeout);
         let ending = self.draining && self.turn.as_ref().is_none_or(|turn| turn.phase == Phase::Suspended);
         if tired || ending {
-            self.process = Process::Closing { until: now + self.rules.grace };
+            self.process = Process::Closing {
+                until: now + self.rules.grace,
+            };
             actions.push(Action::CloseInput);
         }
     }
@@ -56,14 +60,20 @@ impl Session {
     /// A turn that waits for a person does not run out of time.
     pub(super) fn limit_at(&self, turn: &Turn) -> Option<Instant> {
         let runs = matches!(turn.phase, Phase::Waiting { .. } | Phase::Sent { .. });
-        turn.time_limit.filter(|_| runs && turn.questions.is_empty()).map(|limit| turn.began + limit)
+        turn.time_limit
+            .filter(|_| runs && turn.questions.is_empty())
+            .map(|limit| turn.began + limit)
     }
 
     pub(super) fn stalls_at(&self, turn: &Turn) -> Option<Instant> {
         if !turn.questions.is_empty() {
             return None;
         }
-        let patience = if turn.tools.is_empty() { self.rules.stall_timeout } else { self.rules.tool_timeout };
+        let patience = if turn.tools.is_empty() {
+            self.rules.stall_timeout
+        } else {
+            self.rules.tool_timeout
+        };
         (patience > Duration::ZERO).then(|| turn.heard + patience)
     }
 
@@ -174,7 +184,9 @@ impl Session {
             let Some(turn) = self.turn.as_mut() else { return };
             withdraw_questions(turn, actions);
             turn.phase = Phase::Suspended;
-            self.process = Process::Terminating { until: now + self.rules.grace };
+            self.process = Process::Terminating {
+                until: now + self.rules.grace,
+            };
             actions.push(Action::Terminate);
             return;
         }
@@ -215,7 +227,9 @@ impl Session {
     /// Ends the process the hard way, since it did not end the turn by itself, or because another one is needed.
     fn end_process(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if matches!(self.process, Process::On { .. }) {
-            self.process = Process::Terminating { until: now + self.rules.grace };
+            self.process = Process::Terminating {
+                until: now + self.rules.grace,
+            };
             actions.push(Action::Terminate);
         }
         if let Some(turn) = self.turn.as_mut()
@@ -231,7 +245,14 @@ impl Session {
         }
     }
 
-    fn end_without_process(&mut self, now: Instant, verdict: Verdict, reason: &'static str, error: Option<String>, actions: &mut Vec<Action>) {
+    fn end_without_process(
+        &mut self,
+        now: Instant,
+        verdict: Verdict,
+        reason: &'static str,
+        error: Option<String>,
+        actions: &mut Vec<Action>,
+    ) {
         let outcome = self.outcome_without_result(now, verdict, reason, error);
         self.begin_flush(now, outcome, actions);
     }
@@ -251,7 +272,10 @@ impl Session {
     }
 
     pub(super) fn begin_sweep(&mut self, now: Instant, outcome: Box<Outcome>, actions: &mut Vec<Action>) {
-        let living = matches!(self.process, Process::On { .. } | Process::Terminating { .. } | Process::Closing { .. });
+        let living = matches!(
+            self.process,
+            Process::On { .. } | Process::Terminating { .. } | Process::Closing { .. }
+        );
         if self.rules.keep_background || !living {
             return self.begin_flush(now, outcome, actions);
         }

@@ -1,0 +1,214 @@
+//! The conversations on disk: claude's own files, and the copies that go into the store so that another box can go on with them.
+//!
+//! `<state>/transcripts/<claude's session>.jsonl` is a mirror, written line by line as claude says them; `<state>/transcripts/<hash of
+//! the session's name>.json` says which claude session a name stands for. Sync uploads the directory; restore brings it back before the
+//! agent starts.
+
+use super::outbox::{Redact, redact_value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+/// What is remembered of a session by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its name.
+    pub session: String,
+    /// claude's id of it.
+    pub claude_session: String,
+    /// What it has cost so far, as claude counts it.
+    #[serde(default)]
+    pub total_cost_usd: f64,
+}
+
+/// All conversations of this box.
+pub struct Transcripts {
+    directory: PathBuf,
+    config_dir: PathBuf,
+    root: PathBuf,
+    redact: Redact,
+}
+
+impl std::fmt::Debug for Transcripts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transcripts")
+            .field("directory", &self.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transcripts {
+    /// Those under `directory`, for a claude with this configuration directory that works in `root`.
+    pub fn open(directory: PathBuf, config_dir: PathBuf, root: PathBuf, redact: Redact) -> io::Result<Self> {
+        std::fs::create_dir_all(&directory)?;
+        Ok(Self {
+            directory,
+            config_dir,
+            root,
+            redact,
+        })
+    }
+
+    /// The record of a session; a new one where there is none.
+    pub fn record(&self, session: &str) -> Record {
+        let found = std::fs::read(self.record_path(session))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        found.unwrap_or_else(|| Record {
+            session: session.to_owned(),
+            claude_session: uuid::Uuid::new_v4().to_string(),
+            total_cost_usd: 0.0,
+        })
+    }
+
+    /// Keeps a record.
+    pub fn keep(&self, record: &Record) -> io::Result<()> {
+        let text = serde_json::to_vec(record).unwrap_or_default();
+        replace(&self.record_path(&record.session), &text)
+    }
+
+    fn record_path(&self, session: &str) -> PathBuf {
+        self.directory.join(format!("{}.json", name_hash(session)))
+    }
+
+    /// Whether claude can go on with the session; where only the mirror has it, it is put back first.
+    pub fn prepare(&self, claude_session: &str) -> io::Result<bool> {
+        if self.find(claude_session).is_some() {
+            return Ok(true);
+        }
+        let mirror = self.directory.join(format!("{claude_session}.jsonl"));
+        if !mirror.exists() {
+            return Ok(false);
+        }
+        let folder = self.config_dir.join("projects").join(munged(&self.root));
+        std::fs::create_dir_all(&folder)?;
+        std::fs::copy(&mirror, folder.join(format!("{claude_session}.jsonl")))?;
+        Ok(true)
+    }
+
+    fn find(&self, claude_session: &str) -> Option<PathBuf> {
+        let projects = std::fs::read_dir(self.config_dir.join("projects")).ok()?;
+        let files = projects
+            .flatten()
+            .map(|project| project.path().join(format!("{claude_session}.jsonl")));
+        files
+            .into_iter()
+            .find(|file| std::fs::metadata(file).is_ok_and(|found| found.len() > 0))
+    }
+
+    /// Appends lines to the mirror of the file that claude keeps them in.
+    pub fn mirror(&self, file: &str, mut entries: Vec<Value>) -> io::Result<()> {
+        let Some(relative) = mirrored_path(file) else { return Ok(()) };
+        let path = self.directory.join(relative);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        let mut lines = Vec::new();
+        for entry in &mut entries {
+            redact_value(entry, &self.redact);
+            serde_json::to_writer(&mut lines, entry)?;
+            lines.push(b'\n');
+        }
+        OpenOptions::new().create(true).append(true).open(path)?.write_all(&lines)
+    }
+
+    /// The last text of the model after the message with this id.
+    pub fn answer_to(&self, claude_session: &str, message: &str) -> Option<String> {
+        let file = std::fs::File::open(self.find(claude_session)?).ok()?;
+        let mut asked = false;
+        let mut answer = None;
+        for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
+            let Ok(entry) = serde_json::from_slice::<Value>(&line) else {
+                continue;
+            };
+            if entry["uuid"] == message {
+                asked = true;
+            }
+            if asked && entry["type"] == "assistant" && entry["isSidechain"] != true {
+                let blocks = entry["message"]["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let text = blocks
+                    .iter()
+                    .filter_map(|block| block["text"].as_str())
+                    .collect::<Vec<_>>()
+                    .join("\n");
+                if !text.is_empty() {
+                    answer = Some(text);
+                }
+            }
+        }
+        answer
+    }
+}
+
+/// What follows `projects/<folder>/`: a file name, or one in the session's own folder. Nothing that leads out.
+fn mirrored_path(file: &str) -> Option<PathBuf> {
+    let after = file.rsplit_once("/projects/")?.1;
+    let (_, relative) = after.split_once('/')?;
+    let plain = Path::new(relative)
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    (plain && relative.ends_with(".jsonl")).then(|| PathBuf::from(relative))
+}
+
+/// claude's folder name for a directory.
+fn munged(root: &Path) -> String {
+    root.to_string_lossy()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect()
+}
+
+/// A file name for a session's name, which may be any text.
+pub fn name_hash(session: &str) -> String {
+    let digest = Sha256::digest(session.as_bytes());
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a file so that it is there as a whole or not at all.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(text)?;
+    file.sync_data()?;
+    std::fs::rename(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_mirror_is_put_back_into_an_empty_home() {
+        let state = tempfile::tempdir().unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let redact: Redact = Arc::new(|text| text.contains("s3cret").then(|| text.replace("s3cret", "***")));
+        let open = |home: &Path| Transcripts::open(state.path().into(), home.into(), "/srv/my.app".into(), redact.clone()).unwrap();
+        let transcripts = open(home.path());
+        assert!(!transcripts.prepare("abc").unwrap());
+        let entries = vec![
+            json!({"uuid": "m1", "type": "user", "message": {"content": "s3cret?"}}),
+            json!({"uuid": "a1", "type": "assistant", "message": {"content": [{"type": "text", "text": "yes"}]}}),
+        ];
+        transcripts.mirror("/root/.claude/projects/-srv-my-app/abc.jsonl", entries).unwrap();
+        assert!(transcripts.prepare("abc").unwrap());
+        let text = std::fs::read_to_string(home.path().join("projects/-srv-my-app/abc.jsonl")).unwrap();
+        assert!(text.contains("***") && !text.contains("s3cret"));
+        assert_eq!(transcripts.answer_to("abc", "m1").as_deref(), Some("yes"));
+        assert_eq!(transcripts.answer_to("abc", "m2"), None);
+        let record = transcripts.record("main/../x");
+        transcripts.keep(&record).unwrap();
+        assert_eq!(open(home.path()).record("main/../x"), record);
+    }
+
+    #[test]
+    fn a_mirror_stays_in_its_directory() {
+        assert_eq!(mirrored_path("/h/projects/-x/../../etc.jsonl"), None);
+        assert_eq!(mirrored_path("/h/projects/-x/a/b.jsonl"), Some("a/b.jsonl".into()));
+        assert_eq!(mirrored_path("x.jsonl"), None);
+    }
+}

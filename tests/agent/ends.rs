@@ -1,0 +1,192 @@
+//! How prompts end otherwise: cancelled, out of time, refused by the API, after a question.
+
+use crate::support::{Sandbox, until};
+use serde_json::json;
+
+#[test]
+fn cancel_ends_the_tool_and_claude_stays_warm() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let id = sandbox.send("[[bash echo begun > begun.txt; sleep 1000 & wait]]");
+    sandbox.file_has("begun.txt", "begun");
+    let claude = sandbox.claude_pid();
+    assert_eq!(sandbox.post(&format!("/v1/agent/prompts/{id}/cancel"), &json!({})).0, 202);
+    let end = sandbox.end_of(&id);
+    assert_eq!(
+        (end["status"].as_str(), end["reason"].as_str()),
+        (Some("cancelled"), Some("cancelled"))
+    );
+    sandbox.nothing_left_but("--input-format");
+    assert_eq!(sandbox.ask("[[say Still here.]]")["text"], "Still here.");
+    assert_eq!(sandbox.claude_pid(), claude);
+    let (status, answer) = sandbox.post(&format!("/v1/agent/prompts/{id}/cancel"), &json!({}));
+    assert_eq!((status, answer["status"].as_str()), (200, Some("cancelled")));
+}
+
+#[test]
+fn a_waiting_prompt_is_cancelled() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let first = sandbox.send("[[bash echo begun > begun.txt; sleep 1000]]");
+    sandbox.file_has("begun.txt", "begun");
+    let second = sandbox.send("[[bash touch never.txt]]");
+    sandbox.post(&format!("/v1/agent/prompts/{second}/cancel"), &json!({}));
+    sandbox.post(&format!("/v1/agent/prompts/{first}/cancel"), &json!({}));
+    assert_eq!(sandbox.end_of(&first)["status"], "cancelled");
+    assert_eq!(sandbox.end_of(&second)["status"], "cancelled");
+    assert!(!sandbox.path("project/never.txt").exists());
+}
+
+#[test]
+fn strays_are_ended_with_the_turn() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let end = sandbox.ask("[[bash nohup sleep 1001 >/dev/null 2>&1 & setsid sleep 1002 >/dev/null 2>&1 & env -i setsid sleep 1003 >/dev/null 2>&1 & echo ok]]");
+    assert_eq!(end["status"], "done", "{end}");
+    assert!(end["strays_ended"].as_u64().unwrap() >= 2, "{end}");
+    sandbox.nothing_left_but("--input-format");
+}
+
+#[test]
+fn strays_may_live_where_the_config_says_so() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::with(json!({"background": true}));
+    let end = sandbox.ask("[[bash nohup sleep 1001 >/dev/null 2>&1 & echo ok]]");
+    assert_eq!(end["strays_ended"], 0);
+    assert!(sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1001")));
+}
+
+#[test]
+fn the_time_limit_holds() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let id = sandbox.submit(json!({"text": "[[bash sleep 1000 & wait]]", "options": {"timeout_ms": 1500}}));
+    let end = sandbox.end_of(&id);
+    assert_eq!(
+        (end["status"].as_str(), end["reason"].as_str()),
+        (Some("failed"), Some("time_limit")),
+        "{end}"
+    );
+    sandbox.nothing_left_but("--input-format");
+}
+
+#[test]
+fn a_stall_is_cut_and_resumed() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::with(json!({"stall_timeout": "2s"}));
+    let id = sandbox.send("[[bash echo x >> ran.txt]][[hang]][[say Awake.]]");
+    let end = sandbox.end_of(&id);
+    assert_eq!(
+        (end["status"].as_str(), end["text"].as_str()),
+        (Some("done"), Some("Awake.")),
+        "{end}"
+    );
+    assert_eq!(end["resumed"], 1);
+    let states: Vec<_> = sandbox
+        .events(&id)
+        .iter()
+        .filter(|event| event["type"] == "state")
+        .map(|event| event["data"]["state"].clone())
+        .collect();
+    assert!(states.contains(&json!("stalled")), "{states:?}");
+}
+
+#[test]
+fn an_overloaded_api_is_tried_again() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let id = sandbox.send("[[status 529 2]][[say Finally.]]");
+    assert_eq!(sandbox.end_of(&id)["text"], "Finally.");
+    sandbox.event(&id, "state", |data| data["state"] == "retrying" && data["detail"]["status"] == 529);
+}
+
+#[test]
+fn a_refused_key_fails_the_prompt() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::with(json!({"environment": {"CLAUDE_CODE_MAX_RETRIES": "0"}}));
+    let end = sandbox.ask("[[status 401 100]]");
+    assert_eq!(
+        (end["status"].as_str(), end["reason"].as_str()),
+        (Some("failed"), Some("api_error")),
+        "{end}"
+    );
+    assert!(end["error"].as_str().unwrap().contains("401"), "{end}");
+}
+
+#[test]
+fn a_cut_stream_is_mended() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let end = sandbox.ask("[[cut]][[say Whole.]]");
+    assert_eq!(
+        (end["status"].as_str(), end["text"].as_str()),
+        (Some("done"), Some("Whole.")),
+        "{end}"
+    );
+}
+
+#[test]
+fn a_question_waits_for_its_answer() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::with(json!({"permission_mode": "default"}));
+    let id = sandbox.send("[[bash touch allowed.txt]][[bash touch denied.txt]][[say Asked.]]");
+    let question = sandbox.event(&id, "question", |data| data["input"]["command"] == "touch allowed.txt");
+    until("the status says so", || sandbox.status()["state"] == "requires_action");
+    let answer = |body| sandbox.post(&format!("/v1/agent/prompts/{id}/answer"), &body);
+    assert_eq!(answer(json!({"question": "none", "behavior": "allow"})).0, 404);
+    assert_eq!(answer(json!({"behavior": "perhaps"})).0, 400);
+    assert_eq!(
+        answer(json!({"question": question["data"]["question"], "behavior": "allow"})).0,
+        200
+    );
+    sandbox.event(&id, "question", |data| data["input"]["command"] == "touch denied.txt");
+    let output = sandbox
+        .command(&["agent", "answer", &id, "--deny", "not this one"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(sandbox.end_of(&id)["text"], "Asked.");
+    assert!(sandbox.path("project/allowed.txt").exists());
+    assert!(!sandbox.path("project/denied.txt").exists());
+    let result = sandbox.event(&id, "tool_result", |data| data.to_string().contains("not this one"));
+    assert_eq!(result["data"]["content"][0]["is_error"], true);
+}
+
+#[test]
+fn a_question_of_the_model_is_answered() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let questions = json!({"questions": [{"question": "Which colour?", "header": "Colour", "multiSelect": false,
+        "options": [{"label": "Red", "description": "r"}, {"label": "Blue", "description": "b"}]}]});
+    let id = sandbox.send(&format!(
+        "[[tool AskUserQuestion {}]][[say Thanks.]]",
+        questions.to_string().replace("]]", "] ]")
+    ));
+    sandbox.event(&id, "question", |data| data["tool"] == "AskUserQuestion");
+    let output = sandbox
+        .command(&["agent", "answer", &id, "--answer", "Which colour?=Blue"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let end = sandbox.end_of(&id);
+    assert_eq!(end["text"], "Thanks.", "{end}");
+    sandbox.event(&id, "tool_result", |data| data.to_string().contains("Blue"));
+}
+
+#[test]
+fn claude_may_not_answer_for_itself() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let ask = format!("{} agent ask --detach hello", env!("CARGO_BIN_EXE_sandkeep"));
+    let run = sandbox.path("run");
+    let end = sandbox.ask(&format!(
+        "[[bash SANDKEEP_RUNTIME_DIR={} {ask} > out.txt 2>&1; true]]",
+        run.display()
+    ));
+    assert_eq!(end["status"], "done");
+    assert!(
+        sandbox.file("out.txt").contains("processes that claude started"),
+        "{}",
+        sandbox.file("out.txt")
+    );
+}

@@ -1,0 +1,320 @@
+//! A sandbox for one test: a state directory, a project, the loopback API, the agent worker with the real CLI.
+
+pub(crate) mod api;
+
+use api::Api;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest that anything may take on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) const KEY: &str = "sk-ant-test-0123456789abcdef";
+
+/// The real CLI: what `tests/agent/setup` installs, else what is on PATH.
+pub(crate) fn claude() -> PathBuf {
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/node_modules/@anthropic-ai");
+    let installed = packages.join(format!("claude-code-linux-{architecture}/claude"));
+    if installed.exists() {
+        return installed;
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join("claude"))
+        .find(|path| path.exists());
+    found.expect("no claude: run tests/agent/setup")
+}
+
+pub(crate) struct Sandbox {
+    pub(crate) api: Api,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) settings: Value,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) key: Option<String>,
+    worker: Option<Child>,
+}
+
+impl Sandbox {
+    /// A sandbox with the worker running.
+    pub(crate) fn start() -> Self {
+        Self::with(json!({}))
+    }
+
+    pub(crate) fn with(settings: Value) -> Self {
+        let mut sandbox = Self::prepare(settings);
+        sandbox.up();
+        sandbox
+    }
+
+    /// A sandbox without a worker yet.
+    pub(crate) fn prepare(settings: Value) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["project", "home", "run/default", "state"] {
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
+        Self {
+            api: Api::start(),
+            folder,
+            settings,
+            environment: Vec::new(),
+            key: Some(KEY.into()),
+            worker: None,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// What a file of the project holds; empty when it is not there.
+    pub(crate) fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path("project").join(name)).unwrap_or_default()
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sandkeep"));
+        let mut agent = self.settings.clone();
+        if agent["command"].is_null() {
+            agent["command"] = json!(claude());
+        }
+        let config = json!({
+            "project_id": "p", "root": self.path("project"), "sandbox_id": "sb1", "expires_at": null, "port": null, "state_dir": self.path("state"),
+            "sync": {"batch_files": 10, "batch_interval": "30s", "include": [], "exclude": [], "env_files": false}, "agent": agent,
+        });
+        command.args(arguments).env_clear();
+        command
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"));
+        command
+            .env("SANDKEEP_RUNTIME_DIR", self.path("run"))
+            .env("SANDKEEP_STATE_DIR", self.path("state"));
+        command
+            .env("SANDKEEP_CONFIG_JSON", config.to_string())
+            .env("ANTHROPIC_BASE_URL", &self.api.url);
+        command.env("SANDKEEP_UNIT", "agent").env("SANDKEEP_INVOCATION_ID", "i-test");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts the worker and waits until it listens.
+    pub(crate) fn up(&mut self) {
+        let mut command = self.command(&["agent", "run"]);
+        if let Some(key) = &self.key {
+            command.env("ANTHROPIC_API_KEY", key);
+        }
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("worker.log"))
+            .unwrap();
+        let _ = std::fs::remove_file(self.socket());
+        self.worker = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        until("the worker listens", || UnixStream::connect(self.socket()).is_ok());
+    }
+
+    pub(crate) fn worker_pid(&self) -> u32 {
+        self.worker.as_ref().unwrap().id()
+    }
+
+    /// `kill -9` of the worker.
+    pub(crate) fn kill(&mut self) {
+        let mut worker = self.worker.take().unwrap();
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+    }
+
+    /// SIGTERM, and whether it ended well.
+    pub(crate) fn down(&mut self) -> bool {
+        let mut worker = self.worker.take().unwrap();
+        signal(worker.id(), "TERM");
+        worker.wait().unwrap().success()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.path("run/default/agent.sock")
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.request("POST", path, &body.to_string())
+    }
+
+    pub(crate) fn fetch(&self, path: &str) -> (u16, Value) {
+        self.request("GET", path, "")
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        )
+        .unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_default();
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+        (status, serde_json::from_str(body).unwrap_or(Value::String(body.into())))
+    }
+
+    /// Sends a prompt and returns its id.
+    pub(crate) fn send(&self, text: &str) -> String {
+        self.submit(json!({"text": text}))
+    }
+
+    pub(crate) fn submit(&self, body: Value) -> String {
+        let (status, answer) = self.post("/v1/agent/prompts", &body);
+        assert!(matches!(status, 200 | 202), "{status} {answer}");
+        answer["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends a prompt and waits for its end.
+    pub(crate) fn ask(&self, text: &str) -> Value {
+        let id = self.send(text);
+        self.end_of(&id)
+    }
+
+    /// The data of a prompt's terminal event.
+    pub(crate) fn end_of(&self, id: &str) -> Value {
+        until(&format!("prompt {id} ends\n{}", self.log()), || {
+            self.events(id).iter().any(|event| event["type"] == "end")
+        });
+        let events = self.events(id);
+        for (at, event) in events.iter().enumerate() {
+            assert_eq!(event["seq"], at + 1, "the sequence has no gap and no duplicate");
+        }
+        let ends: Vec<&Value> = events.iter().filter(|event| event["type"] == "end").collect();
+        assert_eq!(ends.len(), 1, "one terminal event");
+        assert_eq!(events.last().unwrap()["type"], "end", "and it is the last");
+        ends[0]["data"].clone()
+    }
+
+    /// The events on disk.
+    pub(crate) fn events(&self, id: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path("state/agent/outbox").join(format!("{id}.ndjson"))).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Waits for an event that fits, and returns it.
+    pub(crate) fn event(&self, id: &str, kind: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let find = || {
+            self.events(id)
+                .into_iter()
+                .find(|event| event["type"] == kind && fits(&event["data"]))
+        };
+        until(&format!("a `{kind}` of {id}\n{}", self.log()), || find().is_some());
+        find().unwrap()
+    }
+
+    /// The events as the door streams them, after a number, until the terminal one.
+    pub(crate) fn stream(&self, id: &str, after: u64) -> Vec<Value> {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(
+            stream,
+            "GET /v1/agent/prompts/{id}/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\nlast-event-id: {after}\r\n\r\n"
+        )
+        .unwrap();
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        lines
+            .filter_map(|line| serde_json::from_str(line.strip_prefix("data:")?).ok())
+            .collect()
+    }
+
+    pub(crate) fn status(&self) -> Value {
+        self.fetch("/v1/agent/status").1
+    }
+
+    /// Waits until a file of the project holds the text.
+    pub(crate) fn file_has(&self, name: &str, text: &str) {
+        until(&format!("{name} holds {text:?}\n{}", self.log()), || self.file(name).contains(text));
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("worker.log")).unwrap_or_default()
+    }
+
+    /// Processes that work in this sandbox, by what they are: those with its folder in their environment, but not the worker.
+    pub(crate) fn processes(&self) -> Vec<(u32, String)> {
+        let home = format!("HOME={}", self.path("home").display());
+        let own = self.worker.as_ref().map(Child::id);
+        let pids = std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let ours = pids.filter(|pid| Some(*pid) != own).filter(|pid| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|entry| entry == home.as_bytes())
+        });
+        let named = ours.filter_map(|pid| {
+            Some((
+                pid,
+                std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?.replace('\0', " "),
+            ))
+        });
+        named.filter(|(_, command)| !command.is_empty()).collect()
+    }
+
+    /// The running claude.
+    pub(crate) fn claude_pid(&self) -> u32 {
+        let find = || {
+            self.processes()
+                .into_iter()
+                .find(|(_, command)| command.contains("--input-format") && !command.contains("agent lead"))
+        };
+        until("claude runs", || find().is_some());
+        find().unwrap().0
+    }
+
+    /// Nothing is left but what matches.
+    pub(crate) fn nothing_left_but(&self, allowed: &str) {
+        let left = || -> Vec<(u32, String)> {
+            self.processes()
+                .into_iter()
+                .filter(|(_, command)| allowed.is_empty() || !command.contains(allowed))
+                .collect()
+        };
+        let begun = Instant::now();
+        while !left().is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "left behind: {:?}", left());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if let Some(worker) = self.worker.as_mut() {
+            let _ = worker.kill();
+            let _ = worker.wait();
+        }
+        for (pid, _) in self.processes() {
+            signal(pid, "KILL");
+        }
+        if std::thread::panicking() {
+            eprintln!("worker.log:\n{}", self.log());
+        }
+    }
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    let _ = Command::new("kill")
+        .args([&format!("-{name}"), &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
+}
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
