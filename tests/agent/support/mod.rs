@@ -117,10 +117,6 @@ impl Sandbox {
         until("the worker listens", || UnixStream::connect(self.socket()).is_ok());
     }
 
-    pub(crate) fn worker_pid(&self) -> u32 {
-        self.worker.as_ref().unwrap().id()
-    }
-
     /// `kill -9` of the worker.
     pub(crate) fn kill(&mut self) {
         let mut worker = self.worker.take().unwrap();
