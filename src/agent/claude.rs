@@ -209,6 +209,7 @@ fn arguments(surroundings: &Surroundings, settings: &Settings, launch: &Launch, 
     for (flag, value) in [
         ("model", &launch.model),
         ("fallback-model", &settings.fallback_model),
+        ("system-prompt", &settings.system_prompt),
         ("append-system-prompt", &launch.append_system_prompt),
         ("setting-sources", &settings.setting_sources),
     ] {
@@ -253,7 +254,7 @@ fn environment(surroundings: &Surroundings, settings: &Settings) -> BTreeMap<OsS
             environment.insert(name, value.clone());
         }
     }
-    environment.extend(settings.environment.iter().map(|(name, value)| (name.into(), value.into())));
+    environment.extend(settings.env.iter().map(|(name, value)| (name.into(), value.into())));
     environment
 }
 

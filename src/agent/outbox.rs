@@ -5,13 +5,13 @@
 //! type `end` is the last: nothing is written after it.
 
 use super::prompt::{Happening, Outcome, PromptId};
+use crate::host::mask::Masker;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
@@ -21,9 +21,6 @@ const EVENT_MAX: usize = 256 << 10;
 /// Text that is joined into one event: until so much of it, or so long after its first piece.
 const JOIN_BYTES: usize = 4 << 10;
 const JOIN_TIME: Duration = Duration::from_millis(200);
-
-/// Replaces secrets in a text; `None` = there are none.
-pub type Redact = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// One line of a prompt's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,7 +64,7 @@ pub struct OutboxError {
 /// All prompts' files.
 pub struct Outbox {
     directory: PathBuf,
-    redact: Redact,
+    masker: Masker,
     logs: BTreeMap<PromptId, Log>,
 }
 
@@ -97,11 +94,11 @@ impl std::fmt::Debug for Outbox {
 
 impl Outbox {
     /// Opens the directory, which is made when there is none.
-    pub fn open(directory: &Path, redact: Redact) -> Result<Self, OutboxError> {
+    pub fn open(directory: &Path, masker: Masker) -> Result<Self, OutboxError> {
         std::fs::create_dir_all(directory).map_err(failed("making the directory", directory))?;
         Ok(Self {
             directory: directory.to_owned(),
-            redact,
+            masker,
             logs: BTreeMap::new(),
         })
     }
@@ -151,14 +148,14 @@ impl Outbox {
 
     /// Numbers an event and puts it with those to be written by [`Self::commit`]. Text is joined with text.
     pub fn record(&mut self, now: Instant, id: &PromptId, happening: Happening) {
-        let redact = self.redact.clone();
+        let masker = self.masker.clone();
         let Some(log) = self.logs.get_mut(id) else { return };
         match happening {
-            Happening::Text(text) => log.join(now, false, &text, &redact),
-            Happening::Thinking(text) => log.join(now, true, &text, &redact),
+            Happening::Text(text) => log.join(now, false, &text, &masker),
+            Happening::Thinking(text) => log.join(now, true, &text, &masker),
             other => {
-                log.part(&redact);
-                log.append(other, &redact);
+                log.part(&masker);
+                log.append(other, &masker);
             }
         }
     }
@@ -173,10 +170,10 @@ impl Outbox {
 
     /// Writes what has been recorded and tells those who follow.
     pub fn commit(&mut self, now: Instant) -> Result<(), OutboxError> {
-        let redact = self.redact.clone();
+        let masker = self.masker.clone();
         for log in self.logs.values_mut() {
             if log.joined.as_ref().is_some_and(|joined| now >= joined.due) {
-                log.part(&redact);
+                log.part(&masker);
             }
             log.write()?;
         }
@@ -186,12 +183,12 @@ impl Outbox {
     /// Writes the terminal event, on the disk when this returns, and closes the file. A second one is not written.
     pub fn end(&mut self, id: &PromptId, outcome: Outcome) -> Result<Progress, OutboxError> {
         self.begin(id, 1)?;
-        let redact = self.redact.clone();
+        let masker = self.masker.clone();
         let mut log = self.logs.remove(id).expect("it was begun above");
         let ended = log.progress.borrow().ended;
         if !ended {
-            log.part(&redact);
-            log.append(Happening::End(Box::new(outcome)), &redact);
+            log.part(&masker);
+            log.append(Happening::End(Box::new(outcome)), &masker);
             log.write()?;
             log.file.sync_data().map_err(failed("writing to the disk", &log.path))?;
         }
@@ -222,9 +219,9 @@ impl Outbox {
 }
 
 impl Log {
-    fn join(&mut self, now: Instant, thinking: bool, text: &str, redact: &Redact) {
+    fn join(&mut self, now: Instant, thinking: bool, text: &str, masker: &Masker) {
         if self.joined.as_ref().is_some_and(|joined| joined.thinking != thinking) {
-            self.part(redact);
+            self.part(masker);
         }
         let joined = self.joined.get_or_insert_with(|| Joined {
             thinking,
@@ -233,28 +230,28 @@ impl Log {
         });
         joined.text.push_str(text);
         if joined.text.len() >= JOIN_BYTES {
-            self.part(redact);
+            self.part(masker);
         }
     }
 
     /// Ends the joined text.
-    fn part(&mut self, redact: &Redact) {
+    fn part(&mut self, masker: &Masker) {
         if let Some(joined) = self.joined.take() {
             let happening = if joined.thinking {
                 Happening::Thinking(joined.text)
             } else {
                 Happening::Text(joined.text)
             };
-            self.append(happening, redact);
+            self.append(happening, masker);
         }
     }
 
-    fn append(&mut self, happening: Happening, redact: &Redact) {
+    fn append(&mut self, happening: Happening, masker: &Masker) {
         let urgent = happening.urgent();
         let kind = happening.kind().to_owned();
         let ended = kind == Event::END;
         let mut data = happening.data();
-        shorten(&mut data, redact);
+        shorten(&mut data, masker);
         let mut event = Event {
             seq: self.next_seq,
             at: epoch_ms(),
@@ -373,25 +370,15 @@ fn mend(file: &mut File) -> io::Result<Progress> {
     }))
 }
 
-fn shorten(value: &mut Value, redact: &Redact) {
+/// Masks whole strings first, so that no cut goes through a secret.
+fn shorten(value: &mut Value, masker: &Masker) {
+    masker.mask_json(value);
     each_string(value, &|text| {
-        if let Some(redacted) = redact(text) {
-            *text = redacted;
-        }
         if text.len() > STRING_MAX {
             let left_out = text.len() - STRING_MAX;
             let cut = text.floor_char_boundary(STRING_MAX);
             text.truncate(cut);
             text.push_str(&format!("… ({left_out} bytes left out)"));
-        }
-    });
-}
-
-/// Replaces secrets in every string of a value.
-pub fn redact_value(value: &mut Value, redact: &Redact) {
-    each_string(value, &|text| {
-        if let Some(redacted) = redact(text) {
-            *text = redacted;
         }
     });
 }
@@ -426,11 +413,7 @@ mod tests {
     use serde_json::json;
 
     fn outbox(directory: &Path) -> Outbox {
-        Outbox::open(
-            directory,
-            Arc::new(|text| text.contains("hunter2").then(|| text.replace("hunter2", "***"))),
-        )
-        .unwrap()
+        Outbox::open(directory, Masker::new(["hunter2-hunter2"])).unwrap()
     }
 
     fn id() -> PromptId {
@@ -447,13 +430,13 @@ mod tests {
         let now = Instant::now();
         let mut outbox = outbox(directory.path());
         outbox.begin(&id(), 1).unwrap();
-        for piece in ["my ", "hun", "ter2 ", "is"] {
+        for piece in ["my ", "hunter2-", "hunter2 ", "is"] {
             outbox.record(now, &id(), Happening::Text(piece.into()));
         }
         outbox.commit(now).unwrap();
         assert_eq!(all(directory.path()), []);
         outbox.commit(now + JOIN_TIME).unwrap();
-        outbox.record(now, &id(), Happening::Message(json!({"deep": ["hunter2"]})));
+        outbox.record(now, &id(), Happening::Message(json!({"deep": ["hunter2-hunter2"]})));
         outbox.commit(now).unwrap();
         let events = all(directory.path());
         assert_eq!(events[0].data, json!({"text": "my *** is"}));

@@ -5,18 +5,18 @@ use super::door;
 use super::inbox::Inbox;
 use super::inbox::convex::{self, Convex};
 use super::inbox::local::Local;
-use super::outbox::{Outbox, OutboxError, Redact};
+use super::outbox::{Outbox, OutboxError};
 use super::probe::{self, Features};
 use super::settings::{Settings, SettingsError};
 use super::transcript::Transcripts;
-use super::worker::{self, Parts, RedactDebug, WorkerError};
+use super::worker::{self, Parts, WorkerError};
+use crate::host::mask::Masker;
 use crate::unit::WorkerConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// What the agent is trusted with. Taken out of the environment as soon as the process starts.
@@ -134,18 +134,18 @@ pub async fn run(given: Given) -> Result<(), RunError> {
     let _lock = lock(&directory)?;
     let home = variable("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
     let config_dir = settings.config_dir.clone().unwrap_or_else(|| home.join(".claude"));
-    let redact = redact(&given);
+    let masker = masker(&given);
     let transcripts_dir = given.config.state_dir.join("transcripts");
     let transcripts = Transcripts::open(
         transcripts_dir.clone(),
         config_dir.clone(),
         given.config.root.clone(),
-        redact.clone(),
+        masker.clone(),
     )
     .map_err(files("making the directory", &transcripts_dir))?;
     let (notice, notices) = mpsc::unbounded_channel();
     let outbox_dir = directory.join("outbox");
-    let outbox = Outbox::open(&outbox_dir, redact.clone())?;
+    let outbox = Outbox::open(&outbox_dir, masker.clone())?;
     let prompts = directory.join("prompts");
     let local = Local::open(&prompts, notice.clone()).map_err(files("reading the queue", &prompts))?;
     outbox
@@ -177,7 +177,7 @@ pub async fn run(given: Given) -> Result<(), RunError> {
         convex,
         notices,
         knocks,
-        redact: RedactDebug(redact),
+        masker,
     };
     let ended = worker::run(parts).await;
     serving.abort();
@@ -250,21 +250,9 @@ fn files<'a>(act: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Run
 }
 
 /// Hides the agent's own secrets, and those in the project's `.env` files, which any tool may print.
-fn redact(given: &Given) -> Redact {
-    let mut values: Vec<String> = given.secrets.values.values().filter(|value| value.len() >= 8).cloned().collect();
-    values.extend(env_file_secrets(&given.config.root));
-    values.sort_by_key(|value| std::cmp::Reverse(value.len()));
-    values.dedup();
-    Arc::new(move |text| {
-        let mut masked: Option<String> = None;
-        for value in &values {
-            let current = masked.as_deref().unwrap_or(text);
-            if current.contains(value.as_str()) {
-                masked = Some(current.replace(value.as_str(), "***"));
-            }
-        }
-        masked
-    })
+fn masker(given: &Given) -> Masker {
+    let own = given.secrets.values.values().cloned();
+    Masker::new(own.chain(env_file_secrets(&given.config.root)))
 }
 
 fn env_file_secrets(root: &Path) -> Vec<String> {

@@ -33,6 +33,8 @@ pub struct Settings {
     pub max_turns: u64,
     /// What a session may cost; 0 = no limit.
     pub max_budget_usd: f64,
+    /// Instead of claude's own system prompt.
+    pub system_prompt: Option<String>,
     /// Added to claude's own system prompt.
     pub append_system_prompt: Option<String>,
     /// Further MCP servers: paths of files, or the JSON itself.
@@ -64,7 +66,7 @@ pub struct Settings {
     /// claude's configuration directory; `~/.claude` where there is none.
     pub config_dir: Option<PathBuf>,
     /// Variables for claude and its tools.
-    pub environment: BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
     /// Names of the agent's own variables that are handed on.
     pub pass_environment: Vec<String>,
     /// The longest prompt, bytes.
@@ -85,6 +87,7 @@ impl Default for Settings {
             tools: Vec::new(),
             max_turns: 0,
             max_budget_usd: 0.0,
+            system_prompt: None,
             append_system_prompt: None,
             mcp_config: Vec::new(),
             mcp: true,
@@ -106,7 +109,7 @@ impl Default for Settings {
             background: false,
             partial_messages: true,
             config_dir: None,
-            environment: BTreeMap::new(),
+            env: BTreeMap::new(),
             pass_environment: Vec::new(),
             max_prompt_bytes: 4 << 20,
         }
@@ -301,22 +304,7 @@ pub struct Launch {
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_duration(&text)
-        .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is no duration (write \"250ms\", \"5s\", \"2min\", \"1h\")")))
-}
-
-fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let milliseconds = match text[digits..].trim() {
-        "ms" => 1,
-        "s" => 1000,
-        "" if number == 0 => 1,
-        "min" | "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(milliseconds).map(Duration::from_millis)
+    crate::unit::duration::parse(&text).map_err(|why| serde::de::Error::custom(format!("`{text}` is no duration: {why}")))
 }
 
 #[cfg(test)]

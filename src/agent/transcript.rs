@@ -4,7 +4,7 @@
 //! the session's name>.json` says which claude session a name stands for. Sync uploads the directory; restore brings it back before the
 //! agent starts.
 
-use super::outbox::{Redact, redact_value};
+use crate::host::mask::Masker;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -29,7 +29,7 @@ pub struct Transcripts {
     directory: PathBuf,
     config_dir: PathBuf,
     root: PathBuf,
-    redact: Redact,
+    masker: Masker,
 }
 
 impl std::fmt::Debug for Transcripts {
@@ -42,13 +42,13 @@ impl std::fmt::Debug for Transcripts {
 
 impl Transcripts {
     /// Those under `directory`, for a claude with this configuration directory that works in `root`.
-    pub fn open(directory: PathBuf, config_dir: PathBuf, root: PathBuf, redact: Redact) -> io::Result<Self> {
+    pub fn open(directory: PathBuf, config_dir: PathBuf, root: PathBuf, masker: Masker) -> io::Result<Self> {
         std::fs::create_dir_all(&directory)?;
         Ok(Self {
             directory,
             config_dir,
             root,
-            redact,
+            masker,
         })
     }
 
@@ -108,7 +108,7 @@ impl Transcripts {
         }
         let mut lines = Vec::new();
         for entry in &mut entries {
-            redact_value(entry, &self.redact);
+            self.masker.mask_json(entry);
             serde_json::to_writer(&mut lines, entry)?;
             lines.push(b'\n');
         }
@@ -180,24 +180,30 @@ pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::sync::Arc;
 
     #[test]
     fn a_mirror_is_put_back_into_an_empty_home() {
         let state = tempfile::tempdir().unwrap();
         let home = tempfile::tempdir().unwrap();
-        let redact: Redact = Arc::new(|text| text.contains("s3cret").then(|| text.replace("s3cret", "***")));
-        let open = |home: &Path| Transcripts::open(state.path().into(), home.into(), "/srv/my.app".into(), redact.clone()).unwrap();
+        let open = |home: &Path| {
+            Transcripts::open(
+                state.path().into(),
+                home.into(),
+                "/srv/my.app".into(),
+                Masker::new(["s3cret-s3cret"]),
+            )
+            .unwrap()
+        };
         let transcripts = open(home.path());
         assert!(!transcripts.prepare("abc").unwrap());
         let entries = vec![
-            json!({"uuid": "m1", "type": "user", "message": {"content": "s3cret?"}}),
+            json!({"uuid": "m1", "type": "user", "message": {"content": "s3cret-s3cret?"}}),
             json!({"uuid": "a1", "type": "assistant", "message": {"content": [{"type": "text", "text": "yes"}]}}),
         ];
         transcripts.mirror("/root/.claude/projects/-srv-my-app/abc.jsonl", entries).unwrap();
         assert!(transcripts.prepare("abc").unwrap());
         let text = std::fs::read_to_string(home.path().join("projects/-srv-my-app/abc.jsonl")).unwrap();
-        assert!(text.contains("***") && !text.contains("s3cret"));
+        assert!(text.contains("***") && !text.contains("s3cret-s3cret"));
         assert_eq!(transcripts.answer_to("abc", "m1").as_deref(), Some("yes"));
         assert_eq!(transcripts.answer_to("abc", "m2"), None);
         let record = transcripts.record("main/../x");

@@ -8,13 +8,14 @@ use super::claude::{Claude, Output, Surroundings};
 use super::door::Knock;
 use super::inbox::local::Local;
 use super::inbox::{Inbox, Notice};
-use super::outbox::{Outbox, OutboxError, Redact};
+use super::outbox::{Outbox, OutboxError};
 use super::probe::Features;
 use super::prompt::{Origin, Outcome, Prompt, PromptId, Verdict};
 use super::session::{Event, Offer, Rules, Session};
 use super::settings::Settings;
 use super::transcript::{Record, Transcripts};
 use super::tree;
+use crate::host::mask::Masker;
 use crate::sd_notify;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -56,17 +57,7 @@ pub struct Parts {
     /// What comes through the door.
     pub knocks: mpsc::UnboundedReceiver<Knock>,
     /// Hides secrets.
-    pub redact: RedactDebug,
-}
-
-/// A [`Redact`] that can be shown.
-#[derive(Clone)]
-pub struct RedactDebug(pub Redact);
-
-impl std::fmt::Debug for RedactDebug {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Redact")
-    }
+    pub masker: Masker,
 }
 
 /// Running the worker: what ended it.

@@ -103,7 +103,7 @@ fn an_overloaded_api_is_tried_again() {
 #[test]
 fn a_refused_key_fails_the_prompt() {
     skip!("needs-claude");
-    let sandbox = Sandbox::with(json!({"environment": {"CLAUDE_CODE_MAX_RETRIES": "0"}}));
+    let sandbox = Sandbox::with(json!({"env": {"CLAUDE_CODE_MAX_RETRIES": "0"}}));
     let end = sandbox.ask("[[status 401 100]]");
     assert_eq!(
         (end["status"].as_str(), end["reason"].as_str()),

@@ -66,7 +66,7 @@ fn the_key_is_in_no_environment_and_reaches_the_api() {
 #[test]
 fn without_a_key_a_gateway_is_used() {
     skip!("needs-claude");
-    let mut sandbox = Sandbox::prepare(json!({"environment": {"ANTHROPIC_AUTH_TOKEN": "gateway"}}));
+    let mut sandbox = Sandbox::prepare(json!({"env": {"ANTHROPIC_AUTH_TOKEN": "gateway"}}));
     sandbox.key = None;
     sandbox.up();
     assert_eq!(sandbox.ask("[[say Hi.]]")["status"], "done");

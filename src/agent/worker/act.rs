@@ -189,11 +189,8 @@ impl Worker {
 
     /// The one place where a prompt ends: the terminal event on disk, then the inbox.
     pub(super) fn end_prompt(&mut self, prompt: Prompt, mut outcome: Outcome) {
-        let redact = &self.parts.redact.0;
         for text in [Some(&mut outcome.text), outcome.error.as_mut()].into_iter().flatten() {
-            if let Some(redacted) = redact(text) {
-                *text = redacted;
-            }
+            *text = self.parts.masker.mask(text).into_owned();
         }
         self.count(&prompt, &outcome);
         match self.parts.outbox.end(&prompt.id, outcome.clone()) {

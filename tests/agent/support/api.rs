@@ -166,7 +166,7 @@ fn last_prompt(messages: &[Value]) -> (String, usize) {
         };
         results += blocks.iter().filter(|block| block["type"] == "tool_result").count();
         let texts = blocks.iter().filter_map(|block| block["text"].as_str());
-        if let Some(text) = texts.filter(|text| text.contains("[[")).last() {
+        if let Some(text) = texts.filter(|text| text.contains("[[")).next_back() {
             return (text.to_owned(), results);
         }
     }
