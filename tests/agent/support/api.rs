@@ -165,8 +165,8 @@ fn last_prompt(messages: &[Value]) -> (String, usize) {
             _ => Vec::new(),
         };
         results += blocks.iter().filter(|block| block["type"] == "tool_result").count();
-        let texts = blocks.iter().filter_map(|block| block["text"].as_str());
-        if let Some(text) = texts.filter(|text| text.contains("[[")).next_back() {
+        let mut texts = blocks.iter().filter_map(|block| block["text"].as_str());
+        if let Some(text) = texts.rfind(|text| text.contains("[[")) {
             return (text.to_owned(), results);
         }
     }
