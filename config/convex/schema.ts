@@ -1,0 +1,4 @@
+import { defineSchema } from "convex/server";
+import { agentTables } from "./tables";
+
+export default defineSchema(agentTables);
