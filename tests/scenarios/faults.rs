@@ -1,0 +1,100 @@
+//! Bad input: each with a clear error or state, and nothing else taken down.
+
+use crate::sandbox::Sandbox;
+use std::fs;
+
+#[test]
+fn an_invalid_config_starts_nothing() {
+    let sandbox = Sandbox::new("[unit.a]\nexec = 'touch started'\nrestrat = 'always'\nrequires = ['nobody']\n");
+    let answer = sandbox.up().expect(2);
+    for expected in ["restrat", "did you mean `restart`", "nobody", "sandkeep.toml:3:1"] {
+        assert!(answer.stderr.contains(expected), "{expected}: {answer:#?}");
+    }
+    assert!(!sandbox.project().join("started").exists());
+    sandbox.nothing_left();
+}
+
+#[test]
+fn a_missing_config_names_the_file() {
+    let sandbox = Sandbox::new("");
+    let answer = sandbox.run(&["up", "-c", "nowhere.toml"]).expect(2);
+    assert!(answer.stderr.contains("nowhere.toml"), "{answer:#?}");
+}
+
+#[test]
+fn an_empty_directory_says_what_to_do() {
+    let sandbox = Sandbox::new("");
+    fs::remove_file(sandbox.project().join("sandkeep.toml")).unwrap();
+    let answer = sandbox.run(&["up"]).expect(2);
+    assert!(answer.stderr.contains("hint"), "{answer:#?}");
+}
+
+#[test]
+fn commands_that_cannot_be_executed_fail_at_once_with_the_reason() {
+    let sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.missing]\nexec = ['/no/such/command']\nrestart = 'always'\n[unit.plain]\nexec = ['./data']\nrestart = 'always'\n\
+         [unit.user]\nexec = ['sleep', '1000']\nuser = 'no-such-user'\nrestart = 'always'\n[unit.dir]\nexec = ['sleep', '1000']\nworking_directory = '/no/such/dir'\nrestart = 'always'\n\
+         [unit.fine]\nexec = 'exec sleep 1000'\n",
+    );
+    fs::write(sandbox.project().join("data"), "").unwrap();
+    let answer = sandbox.up().expect(1);
+    assert!(answer.stderr.contains("missing"), "{answer:#?}");
+    for (name, expected) in [("missing", "/no/such/command"), ("plain", "./data"), ("user", "no-such-user"), ("dir", "/no/such/dir")] {
+        let unit = sandbox.until_unit(name, "failed", |unit| unit["state"] == "failed");
+        assert_eq!(unit["restarts"], 0, "{unit:#}");
+        let why = sandbox.run(&["why", name]).expect(0);
+        assert!(why.stdout.contains(expected), "{why:#?}");
+    }
+    assert_eq!(sandbox.unit("fine")["ready"], true);
+    sandbox.down();
+}
+
+#[test]
+fn a_runtime_directory_of_somebody_else_is_refused() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'exec sleep 1000'\n");
+    fs::create_dir(sandbox.runtime_dir()).unwrap();
+    std::os::unix::fs::chown(sandbox.runtime_dir(), Some(65534), Some(65534)).unwrap();
+    let answer = sandbox.up().expect(1);
+    assert!(answer.stderr.contains("run") && answer.stderr.contains("own"), "{answer:#?}");
+}
+
+#[test]
+fn r2_variables_half_set_are_named() {
+    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[project]\nid = 'p'\ndev = 'exec sleep 1000'\nport = 3000\n");
+    let mut command = sandbox.command(&["up", "--detach"]);
+    command.env("R2_ENDPOINT", "http://127.0.0.1:1").env("R2_BUCKET_NAME", "b");
+    let answer = sandbox.answer(command).expect(2);
+    for expected in ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY"] {
+        assert!(answer.stderr.contains(expected), "{expected}: {answer:#?}");
+    }
+}
+
+#[test]
+fn a_store_without_a_project_is_refused() {
+    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[sync]\nstore = 'file://DIR/store'\n[project]\ndev = 'exec sleep 1000'\nport = 3000\n");
+    let answer = sandbox.up().expect(2);
+    assert!(answer.stderr.contains("project") && answer.stderr.contains("id"), "{answer:#?}");
+}
+
+#[test]
+fn a_unit_that_exits_at_once_for_ever_takes_nothing_down() {
+    let sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec = 'exit 1'\nrestart = 'always'\nrestart_delay = '1ms'\nrestart_max_delay = '20ms'\nstart_limit_burst = 0\noptional = true\n\
+         [unit.b]\nexec = 'exec sleep 1000'\n",
+    );
+    sandbox.up().expect(0);
+    sandbox.until_unit("a", "many restarts", |unit| unit["restarts"].as_u64() > Some(20));
+    assert_eq!(sandbox.unit("b")["ready"], true);
+    sandbox.down();
+}
+
+#[test]
+fn a_unit_that_forks_strays_for_ever_is_ended_whole() {
+    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'while :; do (setsid sleep 1000 &); sleep 0.02; done'\nstop_timeout = '1s'\n");
+    sandbox.up().expect(0);
+    sandbox.eventually("there are strays", || sandbox.processes().len() > 20);
+    sandbox.down();
+}

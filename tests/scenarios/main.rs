@@ -1,0 +1,16 @@
+//! The real binary on real processes, judged from outside: its status, its exit codes, its logs, /proc.
+
+mod sandbox;
+
+mod dependencies;
+mod doors;
+mod environment;
+mod faults;
+mod leftovers;
+mod lifecycle;
+mod logs;
+mod probes;
+mod reload;
+mod restarts;
+mod supervisor_death;
+mod watch;
