@@ -1,1 +1,203 @@
 //! The loop that joins the supervisor, the host and the doors: one task, one `select!`, the only caller of `step`.
+//!
+//! Whatever happens becomes an event, each event a step, each action a call. Nothing here decides anything about units, and nothing
+//! here blocks: the journal has its own thread, facts are gathered on a thread for blocking work, probes and doors are tasks.
+
+mod clock;
+mod facts;
+mod hands;
+mod logs;
+mod probes;
+mod publish;
+mod requests;
+mod signals;
+mod start;
+
+pub use logs::JournalLogs;
+pub use start::{DaemonError, Settings, run};
+
+use crate::control::{Command, EventLog};
+use crate::supervisor::{Action, Event, Supervisor};
+use clock::Clock;
+use hands::Hands;
+use probes::Answer;
+use publish::Publisher;
+use requests::Requests;
+use signals::{Asked, Signals};
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+/// After a publication, the next one waits this long, so that a thousand units that start do not cost a million snapshots.
+const PACE: Duration = Duration::from_millis(10);
+
+/// The daemon between its start and its end.
+#[derive(Debug)]
+struct Daemon {
+    supervisor: Supervisor,
+    hands: Hands,
+    publisher: Publisher,
+    requests: Requests,
+    events: EventLog,
+    clock: Clock,
+    inbox: VecDeque<Event>,
+    /// Since when the snapshot is older than the state, and when the last one was published.
+    stale: bool,
+    published: Instant,
+    code: Option<u8>,
+}
+
+/// What the loop waits for beside the clock.
+#[derive(Debug)]
+struct Sources {
+    signals: Signals,
+    host: AsyncFd<RawFd>,
+    commands: mpsc::Receiver<Command>,
+    answers: mpsc::UnboundedReceiver<Answer>,
+}
+
+impl Daemon {
+    /// Turns until the supervisor has halted; its exit code.
+    async fn turn(&mut self, sources: &mut Sources) -> u8 {
+        loop {
+            self.work();
+            if let Some(code) = self.code {
+                return code;
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                asked = sources.signals.next() => self.asked(asked),
+                ready = sources.host.readable() => if let Ok(mut ready) = ready { ready.clear_ready() },
+                Some(command) = sources.commands.recv() => self.command(command),
+                Some(answer) = sources.answers.recv() => self.answered(answer),
+                () = sleep_until(wake) => {}
+            }
+            self.look_at_clock();
+            while let Ok(answer) = sources.answers.try_recv() {
+                self.answered(answer);
+            }
+            self.inbox.extend(self.hands.events());
+        }
+    }
+
+    /// Steps until there is nothing left to step for.
+    fn work(&mut self) {
+        loop {
+            let event = match self.inbox.pop_front() {
+                Some(event) => event,
+                None if self.supervisor.next_deadline().is_some_and(|(at, _, _)| at <= Instant::now()) => Event::Deadline,
+                None => break,
+            };
+            self.hands.before(&event, &mut self.publisher, &self.clock);
+            let actions = self.supervisor.step(Instant::now(), event);
+            self.stale = true;
+            for action in actions {
+                self.perform(action);
+            }
+            if self.inbox.is_empty() {
+                self.inbox.extend(self.hands.events());
+            }
+        }
+        self.publish_if_due();
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Announce(transition) => {
+                self.events.transition(self.clock.now(), &transition);
+                self.hands.announce(&transition);
+            }
+            Action::Reply { request, outcome } => {
+                // Whoever gets an answer sees in the snapshot what it says.
+                self.publish();
+                self.requests.reply(request, outcome);
+            }
+            Action::Halt { code, culprit } => {
+                if let Some((unit, exit)) = culprit {
+                    let how = exit.map_or_else(String::new, |exit| format!(" (exit code {exit})"));
+                    self.notice(format!("ended by the start limit of {unit}{how}"));
+                }
+                self.publish();
+                self.code = Some(code);
+            }
+            action => self.inbox.extend(self.hands.perform(action)),
+        }
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        let supervisor = self.supervisor.next_deadline().map(|(at, _, _)| at);
+        let publication = self.stale.then(|| self.published + PACE);
+        [supervisor, publication, self.hands.next_wake()].into_iter().flatten().min()
+    }
+
+    fn publish_if_due(&mut self) {
+        if self.stale && self.published.elapsed() >= PACE {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.stale {
+            self.publisher.publish(&mut self.supervisor, &self.clock, self.hands.config());
+            self.stale = false;
+            self.published = Instant::now();
+        }
+    }
+
+    /// A machine that stood still: what was counted in time is looked at again.
+    fn look_at_clock(&mut self) {
+        if let Some(away) = self.clock.look() {
+            self.notice(format!("the machine was paused for {} s", away.as_secs()));
+            self.inbox.push_back(Event::Resumed { away });
+            self.hands.gather_facts(&mut self.supervisor);
+        }
+    }
+
+    fn asked(&mut self, asked: Asked) {
+        match asked {
+            Asked::Shutdown => self.inbox.push_back(Event::Shutdown {
+                request: 0,
+                budget: self.hands.budget(),
+            }),
+            Asked::Reload => self.reload(crate::control::ReloadRequest::default(), requests::Waiting::Nobody),
+            Asked::Tell => self.tell(),
+        }
+    }
+
+    /// SIGUSR1: the state of everything into the log.
+    fn tell(&mut self) {
+        for unit in self.supervisor.status().units {
+            let name = &unit.spec.name;
+            let pid = unit.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
+            self.hands.note(&format!("state of {name}: {} ({}){pid}, run {}: {}", unit.state, unit.sub_state, unit.invocation, unit.reason));
+        }
+    }
+
+    fn notice(&mut self, message: String) {
+        self.hands.note(&message);
+        self.events.notice(self.clock.now(), message);
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Probed(event) => self.inbox.push_back(event),
+            Answer::KillProbe(pid) => self.hands.kill_probe(pid),
+            Answer::Facts(facts) => {
+                self.publisher.take_facts(*facts);
+                self.stale = true;
+                self.publish();
+                self.hands.facts_gathered();
+                self.requests.refreshed();
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,252 @@
+//! Makes the snapshot that everybody reads out of what the supervisor, the host and the workers say.
+
+use super::clock::Clock;
+use super::facts::Facts;
+use crate::control::document::{AgentPart, Capabilities, LastExit, SecretIsolation, SyncPart};
+use crate::control::why::ProbeAnswer;
+use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
+use crate::host;
+use crate::supervisor::{self, Supervisor, status};
+use crate::unit::{Config, Main, Name, ProbeCheck, ProbeKind, Service, Unit};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What does not change while the supervisor lives.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) boot_id: String,
+    pub(super) hostname: String,
+    pub(super) pid: i32,
+    pub(super) started_at: Time,
+    pub(super) capabilities: Capabilities,
+    pub(super) secret_isolation: SecretIsolation,
+}
+
+/// The parts of the status document that workers send.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    sync: SyncPart,
+    agent: AgentPart,
+}
+
+impl Parts {
+    /// Takes what a worker's process said with `X_SANDKEEP=`. What is not to be understood is dropped: a unit's bug harms nobody else.
+    pub(super) fn take(&mut self, unit: &Unit, json: &str) {
+        let Main::Worker(worker) = unit.main else { return };
+        let read = match worker {
+            crate::unit::Worker::Agent => serde_json::from_str(json).map(|part| self.agent = part),
+            crate::unit::Worker::Sync | crate::unit::Worker::Restore => serde_json::from_str(json).map(|part| self.sync = part),
+        };
+        if let Err(error) = read {
+            tracing::warn!(unit = %unit.name, "its part of the status is not to be read: {error}");
+        }
+    }
+}
+
+/// The one writer of the snapshot.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    identity: Identity,
+    sender: watch::Sender<Arc<Snapshot>>,
+    units: BTreeMap<Name, (Arc<status::UnitStatus>, UnitSnapshot)>,
+    pub(super) parts: Parts,
+    pub(super) facts: Facts,
+    probed: BTreeMap<(Name, ProbeKind), Time>,
+}
+
+impl Publisher {
+    pub(super) fn new(identity: Identity) -> (Self, watch::Receiver<Arc<Snapshot>>) {
+        let empty = Snapshot::empty(identity.pid, identity.started_at);
+        let (sender, receiver) = watch::channel(Arc::new(empty));
+        let publisher = Self {
+            identity,
+            sender,
+            units: BTreeMap::new(),
+            parts: Parts::default(),
+            facts: Facts::default(),
+            probed: BTreeMap::new(),
+        };
+        (publisher, receiver)
+    }
+
+    /// Notes when a probe answered.
+    pub(super) fn probed(&mut self, unit: &Name, kind: ProbeKind, at: Time) {
+        self.probed.insert((unit.clone(), kind), at);
+    }
+
+    /// Takes facts over; every unit's are new.
+    pub(super) fn take_facts(&mut self, facts: Facts) {
+        self.facts = facts;
+        self.units.clear();
+    }
+
+    /// Publishes how things are.
+    pub(super) fn publish(&mut self, supervisor: &mut Supervisor, clock: &Clock, config: &Config) {
+        let status = supervisor.status();
+        let mut units = Vec::with_capacity(status.units.len());
+        let mut seen = BTreeMap::new();
+        for unit in &status.units {
+            let name = unit.spec.name.clone();
+            let known = self.units.remove(&name).filter(|(known, _)| Arc::ptr_eq(known, unit));
+            let (_, snapshot) = known.unwrap_or_else(|| (Arc::clone(unit), self.unit(unit, clock, config)));
+            units.push(snapshot.clone());
+            seen.insert(name, (Arc::clone(unit), snapshot));
+        }
+        self.units = seen;
+        let snapshot = self.whole(units, &status, config);
+        self.sender.send_replace(Arc::new(snapshot));
+    }
+
+    fn whole(&self, units: Vec<UnitSnapshot>, status: &status::Status, config: &Config) -> Snapshot {
+        let Identity {
+            boot_id,
+            hostname,
+            pid,
+            started_at,
+            capabilities,
+            secret_isolation,
+        } = &self.identity;
+        let sandbox = if config.sandbox_id.is_empty() { hostname } else { &config.sandbox_id };
+        let allow = config.allow.iter().map(|(unit, what)| (unit.as_str().to_owned(), what.clone())).collect();
+        let mut sync = self.parts.sync.clone();
+        let mut agent = self.parts.agent.clone();
+        let runs = |worker| units.iter().zip(&status.units).any(|(_, unit)| unit.spec.main == Main::Worker(worker) && unit.pid.is_some());
+        if !runs(crate::unit::Worker::Sync) && !runs(crate::unit::Worker::Restore) && sync.state != "fenced" {
+            "off".clone_into(&mut sync.state);
+        }
+        if !runs(crate::unit::Worker::Agent) {
+            "off".clone_into(&mut agent.state);
+        }
+        Snapshot {
+            project: config.project_id.clone(),
+            sandbox: sandbox.clone(),
+            boot_id: boot_id.clone(),
+            config_hash: status.config_hash.clone(),
+            pid: *pid,
+            started_at: *started_at,
+            expires_at: config.expires_at.and_then(|at| jiff::Timestamp::from_second(at).ok()).map(Time),
+            phase: if status.stopping { Phase::Stopping } else { Phase::Running },
+            capabilities: capabilities.clone(),
+            secret_isolation: *secret_isolation,
+            machine: self.facts.machine.clone(),
+            units,
+            preview: self.facts.preview.clone(),
+            sync,
+            agent,
+            allow: Arc::new(allow),
+        }
+    }
+
+    fn unit(&self, unit: &status::UnitStatus, clock: &Clock, config: &Config) -> UnitSnapshot {
+        let name = &unit.spec.name;
+        let facts = self.facts.units.get(name).filter(|facts| facts.invocation == unit.invocation && unit.pid.is_some());
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let status = UnitStatus {
+            name: name.as_str().to_owned(),
+            kind: kind(&unit.spec).to_owned(),
+            description: unit.spec.description.clone(),
+            state: crate::control::document::UnitState::parse(unit.state).unwrap_or_default(),
+            sub_state: unit.sub_state.to_owned(),
+            reason: text(&unit.reason),
+            ready: unit.ready,
+            required: unit.required,
+            pid: unit.pid,
+            invocation: unit.invocation,
+            since: Some(clock.time(unit.since)),
+            restarts: unit.restarts.into(),
+            last_exit: unit.last_exit.as_ref().map(|exit| last_exit(exit, clock)),
+            ports: facts.map(|facts| facts.ports.clone()).unwrap_or_default(),
+            memory_bytes: facts.map(|facts| facts.memory_bytes),
+            cpu_usec: facts.map(|facts| facts.cpu_usec),
+            status_text: text(&unit.status_text),
+            probes: unit.probes.iter().map(|probe| (probe_kind(probe.kind).to_owned(), verdict(probe.verdict).to_owned())).collect(),
+        };
+        let answers = unit.probes.iter().map(|probe| ProbeAnswer {
+            kind: probe_kind(probe.kind).to_owned(),
+            state: verdict(probe.verdict).to_owned(),
+            message: probe.message.clone(),
+            at: self.probed.get(&(name.clone(), probe.kind)).copied(),
+        });
+        UnitSnapshot {
+            status,
+            goal: match unit.goal {
+                supervisor::Goal::Up => Goal::Up,
+                supervisor::Goal::Down => Goal::Down,
+            },
+            cause: unit.waits_for.iter().max_by_key(|waits| waits.hopeless).map(|waits| waits.unit.as_str().to_owned()),
+            answers: answers.collect(),
+            next_start_at: unit.restart_at.map(|at| clock.time(at)),
+            retry_on_change: unit.spec.retry_on_change.clone(),
+            expected_ports: expected_ports(&unit.spec, config),
+            warnings: unit.warnings.clone(),
+        }
+    }
+}
+
+fn last_exit(exit: &supervisor::node::LastExit, clock: &Clock) -> LastExit {
+    LastExit {
+        code: exit.code,
+        signal: exit.signal,
+        reason: exit.reason.to_owned(),
+        at: clock.time(exit.at),
+    }
+}
+
+fn kind(unit: &Unit) -> &'static str {
+    match unit.service {
+        Service::Simple => "simple",
+        Service::Notify => "notify",
+        Service::Oneshot { .. } => "oneshot",
+    }
+}
+
+/// The word for a probe, as in the configuration.
+pub(super) fn probe_kind(kind: ProbeKind) -> &'static str {
+    match kind {
+        ProbeKind::Startup => "startup",
+        ProbeKind::Readiness => "readiness",
+        ProbeKind::Liveness => "liveness",
+    }
+}
+
+fn verdict(verdict: supervisor::Verdict) -> &'static str {
+    match verdict {
+        supervisor::Verdict::Pending => "unknown",
+        supervisor::Verdict::Passing => "passing",
+        supervisor::Verdict::Failing => "failing",
+    }
+}
+
+/// The ports that a unit is expected to listen on: those of its probes, and `[project] port` for `dev`.
+pub(super) fn expected_ports(unit: &Unit, config: &Config) -> Vec<u16> {
+    let of_probe = |check: &ProbeCheck| match check {
+        ProbeCheck::Listen(port) => *port,
+        ProbeCheck::Tcp(address) => address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()),
+        ProbeCheck::Http { url, .. } => {
+            let authority = url.split("://").nth(1).and_then(|rest| rest.split('/').next())?;
+            authority.rsplit_once(':').map_or(Some(80), |(_, port)| port.parse().ok())
+        }
+        ProbeCheck::Exec(_) | ProbeCheck::Log(_) => None,
+    };
+    let mut ports: Vec<u16> = unit.probes.values().filter_map(|probe| of_probe(&probe.check)).collect();
+    if unit.name.as_str() == DEV {
+        ports.extend(config.port);
+    }
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// The unit whose port the preview is about.
+pub(super) const DEV: &str = "dev";
+
+/// The host's capabilities in the document's words.
+pub(super) fn capabilities(found: &host::Capabilities) -> Capabilities {
+    Capabilities {
+        pid1: found.pid1,
+        subreaper: found.subreaper,
+        root: found.root,
+        cgroup2: found.cgroup2,
+    }
+}
