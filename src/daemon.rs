@@ -191,6 +191,12 @@ impl Daemon {
                 self.hands.facts_gathered();
                 self.requests.refreshed();
             }
+            Answer::Preview(preview) => {
+                let facts::Preview { shown, watcher } = *preview;
+                self.publisher.preview = shown;
+                self.hands.preview_seen(watcher);
+                self.stale = true;
+            }
         }
     }
 }

@@ -5,6 +5,8 @@ use super::logs::Logs;
 use super::snapshot::Snapshot;
 use super::why::PortHolder;
 use crate::supervisor::{Outcome, Pid, Verb};
+use crate::unit::Flags;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -16,8 +18,8 @@ use utoipa::ToSchema;
 /// Masks secrets in a text that leaves.
 pub type Mask = Arc<dyn Fn(&str) -> String + Send + Sync>;
 
-/// Tells which unit a process belongs to.
-pub type UnitOf = Arc<dyn Fn(Pid) -> Option<String> + Send + Sync>;
+/// Tells which unit a process belongs to. An error means that it is not known: whoever asks is sent away.
+pub type UnitOf = Arc<dyn Fn(Pid) -> BoxFuture<'static, Result<Option<String>, AskError>> + Send + Sync>;
 
 /// Where an answer goes. Sending to somebody who has left is no error.
 pub struct Reply<T> {
@@ -50,9 +52,13 @@ pub struct ReloadRequest {
     /// The file to run from now on, absolute; without it the one that runs is read again.
     #[serde(default)]
     pub file: Option<String>,
-    /// `up`'s flags, as it got them: they stay in force until the next `up`.
+    /// The directory to look into where there is no file, absolute.
     #[serde(default)]
-    pub arguments: Option<Vec<String>>,
+    pub directory: Option<String>,
+    /// `up`'s flags: they stay in force until the next `up`.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub flags: Option<Flags>,
 }
 
 /// What came of it.
@@ -78,6 +84,18 @@ pub enum Command {
     Ping {
         /// The answer.
         reply: Reply<()>,
+    },
+    /// Facts that are only looked at when somebody asks (ports, memory, the preview) are to be looked at now.
+    Refresh {
+        /// Answered when the snapshot has them.
+        reply: Reply<()>,
+    },
+    /// Which unit a process belongs to.
+    UnitOf {
+        /// The process.
+        pid: Pid,
+        /// The unit's name.
+        reply: Reply<Option<String>>,
     },
     /// For the core.
     Verb {
@@ -158,6 +176,8 @@ impl fmt::Debug for DaemonHandle {
 impl DaemonHandle {
     /// How many commands may wait for their answer.
     pub const MAX_WAITING: usize = 256;
+    /// How long facts may be waited for.
+    pub const FRESH_WITHIN: Duration = Duration::from_millis(1500);
 
     /// A handle, and the commands that come through it.
     pub fn new(
@@ -197,6 +217,22 @@ impl DaemonHandle {
     /// Sends a command and waits for its answer.
     pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, AskError> {
         self.send(command).await?.await.map_err(|_| AskError::Gone)
+    }
+
+    /// The latest snapshot, with facts that are not old. Where they cannot be had in time, with those there are.
+    pub async fn fresh_snapshot(&self) -> Arc<Snapshot> {
+        let refresh = self.ask(|reply| Command::Refresh { reply });
+        let _ = tokio::time::timeout(Self::FRESH_WITHIN, refresh).await;
+        self.snapshot()
+    }
+
+    /// Tells units' processes from others by asking the daemon.
+    pub fn unit_of(&self) -> UnitOf {
+        let daemon = self.clone();
+        Arc::new(move |pid| {
+            let daemon = daemon.clone();
+            Box::pin(async move { daemon.ask(|reply| Command::UnitOf { pid, reply }).await })
+        })
     }
 
     /// Whether the daemon's loop turns: it answers within `limit`.

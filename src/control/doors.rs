@@ -69,7 +69,7 @@ pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: U
     loop {
         let stream = accepted(listener.accept().await).await;
         let Some(stream) = stream else { continue };
-        let Some(who) = peer(&stream, &unit_of) else { continue };
+        let Some(who) = peer(&stream, &unit_of).await else { continue };
         let Some(slot) = slots.take(&who, limits) else {
             tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
             continue;
@@ -83,10 +83,13 @@ pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: U
 }
 
 /// Who is there, by the kernel's word; nobody if it is another user who is no unit's process.
-fn peer(stream: &UnixStream, unit_of: &UnitOf) -> Option<Who> {
+async fn peer(stream: &UnixStream, unit_of: &UnitOf) -> Option<Who> {
     let peer = stream.peer_cred().ok()?;
     // A pid of 0 is outside our pid namespace, where none of our units is.
-    let unit = peer.pid().filter(|pid| *pid > 0).and_then(|pid| unit_of(pid));
+    let unit = match peer.pid().filter(|pid| *pid > 0) {
+        Some(pid) => unit_of(pid).await.ok()?,
+        None => None,
+    };
     match unit {
         Some(unit) => Some(Who::Unit(unit)),
         None if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() => Some(Who::Owner),

@@ -38,6 +38,8 @@ pub struct LogQuery {
     pub tail: Option<usize>,
     /// At most so many in this page.
     pub limit: usize,
+    /// Whether more is to come: a line that has no end yet is held back for a while.
+    pub follow: bool,
 }
 
 /// Some lines, by time.
@@ -49,6 +51,8 @@ pub struct LogPage {
     pub cursor: String,
     /// Whether there is more at once.
     pub more: bool,
+    /// Whether a line was held back that has no end yet: worth another look soon.
+    pub pending: bool,
 }
 
 /// Why logs could not be read.

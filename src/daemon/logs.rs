@@ -1,9 +1,13 @@
 //! The units' logs for the doors: the journal's reader in control's words.
 
 use crate::control::{LogLine, LogPage, LogQuery, Logs, ReadLogsError, Time};
-use crate::host::journal::{Cursor, Query, Reader};
+use crate::host::journal::{Cursor, Line, Query, Reader};
 use crate::unit::Name;
+use std::io;
 use tokio::sync::watch;
+
+/// For how long a line without an end is held back from those who follow.
+const UNENDED: jiff::SignedDuration = jiff::SignedDuration::from_millis(500);
 
 /// The journal as the doors read it.
 #[derive(Debug)]
@@ -22,48 +26,69 @@ impl JournalLogs {
 impl Logs for JournalLogs {
     fn read(&self, query: &LogQuery) -> Result<LogPage, ReadLogsError> {
         let failed = |source| ReadLogsError::Io {
-            unit: query.units.first().cloned().unwrap_or_else(|| "all units".to_owned()),
+            unit: query.units.first().cloned().unwrap_or_else(|| "*".to_owned()),
             source,
         };
-        let mut units = Vec::new();
-        for unit in &query.units {
-            units.push(Name::new(unit).ok_or_else(|| ReadLogsError::NoSuchUnit(unit.clone()))?);
+        let wanted = wanted(query)?;
+        if let Some(name) = missing(&self.reader, &wanted).map_err(failed)? {
+            return Err(ReadLogsError::NoSuchUnit(name));
         }
-        let after = match &query.after {
-            None => None,
-            Some(text) if text.is_empty() => None,
-            Some(text) => Some(Cursor::new(text).ok_or_else(|| ReadLogsError::BadCursor(text.clone()))?),
-        };
-        let wanted = Query {
-            units,
-            lines: query.tail,
-            since: query.since.map(|time| time.0),
-            grep: query.grep.clone(),
-            after,
-            ..Query::default()
-        };
-        let mut lines = Vec::new();
-        let mut more = false;
-        for line in self.reader.lines(&wanted).map_err(failed)? {
-            let line = line.map_err(failed)?;
-            if lines.len() == query.limit {
-                more = true;
-                break;
-            }
-            lines.push(LogLine {
-                unit: line.unit,
-                at: Time(line.time),
-                stream: line.stream.as_str().to_owned(),
-                invocation: line.invocation,
-                text: line.message,
-                cursor: line.cursor.as_str().to_owned(),
-            });
-        }
-        let cursor = lines.last().map_or_else(|| query.after.clone().unwrap_or_default(), |line| line.cursor.clone());
-        Ok(LogPage { lines, cursor, more })
+        let lines = self.reader.lines(&wanted).map_err(failed)?;
+        page(lines, query).map_err(failed)
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.changed.clone()
     }
+}
+
+fn wanted(query: &LogQuery) -> Result<Query, ReadLogsError> {
+    let name = |unit: &String| Name::new(unit).ok_or_else(|| ReadLogsError::NoSuchUnit(unit.clone()));
+    let cursor = |text: &String| Cursor::new(text).ok_or_else(|| ReadLogsError::BadCursor(text.clone()));
+    Ok(Query {
+        units: query.units.iter().map(name).collect::<Result<_, _>>()?,
+        lines: query.tail,
+        since: query.since.map(|time| time.0),
+        grep: query.grep.clone(),
+        after: query.after.as_ref().filter(|text| !text.is_empty()).map(cursor).transpose()?,
+        ..Query::default()
+    })
+}
+
+/// A unit that is asked for and has never written anything. Not an error for who follows: it may come.
+fn missing(reader: &Reader, query: &Query) -> io::Result<Option<String>> {
+    if query.units.is_empty() {
+        return Ok(None);
+    }
+    let known = reader.units()?;
+    let unknown = query.units.iter().find(|unit| !known.contains(unit));
+    Ok(unknown.map(|unit| unit.as_str().to_owned()))
+}
+
+fn page(lines: impl Iterator<Item = io::Result<Line>>, query: &LogQuery) -> io::Result<LogPage> {
+    let mut page = LogPage {
+        cursor: query.after.clone().unwrap_or_default(),
+        ..LogPage::default()
+    };
+    for line in lines {
+        let line = line?;
+        if page.lines.len() == query.limit {
+            page.more = true;
+            break;
+        }
+        if query.follow && line.partial && jiff::Timestamp::now().duration_since(line.time) < UNENDED {
+            page.pending = true;
+            break;
+        }
+        line.cursor.as_str().clone_into(&mut page.cursor);
+        page.lines.push(LogLine {
+            unit: line.unit,
+            at: Time(line.time),
+            stream: line.stream.as_str().to_owned(),
+            invocation: line.invocation,
+            text: line.message,
+            cursor: line.cursor.as_str().to_owned(),
+        });
+    }
+    Ok(page)
 }

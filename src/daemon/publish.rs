@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::facts::Facts;
-use crate::control::document::{AgentPart, Capabilities, LastExit, SecretIsolation, SyncPart};
+use crate::control::document::{self, AgentPart, Capabilities, LastExit, SecretIsolation, SyncPart};
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
@@ -51,7 +51,8 @@ pub(super) struct Publisher {
     sender: watch::Sender<Arc<Snapshot>>,
     units: BTreeMap<Name, (Arc<status::UnitStatus>, UnitSnapshot)>,
     pub(super) parts: Parts,
-    pub(super) facts: Facts,
+    facts: Facts,
+    pub(super) preview: document::Preview,
     probed: BTreeMap<(Name, ProbeKind), Time>,
 }
 
@@ -65,6 +66,7 @@ impl Publisher {
             units: BTreeMap::new(),
             parts: Parts::default(),
             facts: Facts::default(),
+            preview: document::Preview::default(),
             probed: BTreeMap::new(),
         };
         (publisher, receiver)
@@ -131,7 +133,7 @@ impl Publisher {
             secret_isolation: *secret_isolation,
             machine: self.facts.machine.clone(),
             units,
-            preview: self.facts.preview.clone(),
+            preview: self.preview.clone(),
             sync,
             agent,
             allow: Arc::new(allow),

@@ -39,7 +39,8 @@ impl Source {
 }
 
 /// What the command line says; each wins over the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Flags {
     /// `--install`: the install command; empty = none.
     pub install: Option<String>,

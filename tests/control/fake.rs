@@ -176,6 +176,14 @@ async fn answer(mut commands: mpsc::Receiver<Command>, asked: Arc<Mutex<Vec<Stri
                 outcome(reply, mood);
                 format!("shutdown {budget:?}")
             }
+            Command::Refresh { reply } => {
+                reply.send(());
+                continue;
+            }
+            Command::UnitOf { reply, .. } => {
+                reply.send(None);
+                continue;
+            }
             Command::PortHolders { reply, .. } => {
                 reply.send(vec![]);
                 continue;

@@ -50,7 +50,7 @@ fn ok_or_unavailable(ok: bool) -> StatusCode {
 /// Everything.
 #[utoipa::path(get, path = "/v1/status", tag = "status", responses((status = 200, body = StatusDocument)))]
 pub(in crate::control) async fn status(State(daemon): State<DaemonHandle>) -> Answer {
-    Answer::ok(&daemon.snapshot().document())
+    Answer::ok(&daemon.fresh_snapshot().await.document())
 }
 
 /// The same in numbers, in the OpenMetrics text format.

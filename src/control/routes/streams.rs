@@ -25,6 +25,8 @@ use utoipa::IntoParams;
 const PAGE: usize = 512;
 /// The most lines that `lines` may ask for.
 const MAX_TAIL: usize = 100_000;
+/// How long the end of a line is waited for.
+const UNENDED: Duration = Duration::from_millis(500);
 /// How often an idle event stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -90,6 +92,7 @@ async fn lines(daemon: DaemonHandle, units: Vec<String>, which: WhichLines) -> R
         after: which.cursor,
         tail: which.lines.map(|lines| lines.min(MAX_TAIL)),
         limit: PAGE,
+        follow: which.follow,
     };
     let mut changed = daemon.logs.changed();
     changed.borrow_and_update();
@@ -108,7 +111,12 @@ async fn lines(daemon: DaemonHandle, units: Vec<String>, which: WhichLines) -> R
             if !follow {
                 return None;
             }
-            changed.changed().await.ok()?;
+            if page.pending {
+                // A prompt has no end: it is shown although nothing more comes.
+                let _ = tokio::time::timeout(UNENDED, changed.changed()).await;
+            } else {
+                changed.changed().await.ok()?;
+            }
             query.go_on(page.cursor);
             page = read_page(&daemon, query.clone()).await.ok()?;
         }

@@ -64,7 +64,7 @@ pub struct Done {
 #[utoipa::path(get, path = "/v1/units/{u}", tag = "units", params(("u" = String, Path, description = "the unit")),
     responses((status = 200, body = UnitStatus), (status = 404, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn unit(State(daemon): State<DaemonHandle>, Path(name): Path<String>) -> Result<Answer, Problem> {
-    let snapshot = daemon.snapshot();
+    let snapshot = daemon.fresh_snapshot().await;
     let unit = snapshot.unit(&name).ok_or_else(|| no_such_unit(&name, &snapshot))?;
     Ok(Answer::ok(&unit.status))
 }
@@ -78,7 +78,7 @@ pub(in crate::control) async fn why(State(daemon): State<DaemonHandle>, Path(nam
 
 /// Puts a unit's `why` together. What cannot be had in time (holders of ports, lines) is left out.
 pub(in crate::control) async fn explain(daemon: &DaemonHandle, name: &str) -> Result<Why, Problem> {
-    let snapshot = daemon.snapshot();
+    let snapshot = daemon.fresh_snapshot().await;
     if snapshot.unit(name).is_none() {
         return Err(no_such_unit(name, &snapshot));
     }

@@ -20,6 +20,15 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// The word in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Journal => "journal",
+        }
+    }
+
     fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::Stderr,

@@ -1,0 +1,302 @@
+//! What the supervisor decided is done here: the host, the journal and the probes behind one face.
+
+use super::clock::Clock;
+use super::probes::{Answer, Probes};
+use super::publish::Publisher;
+use super::requests::Origin;
+use super::facts;
+use crate::control::Reply;
+use crate::control::why::PortHolder;
+use crate::host::journal::{Journal, Limits};
+use crate::host::preview::Watcher;
+use crate::host::{Host, Spawn};
+use crate::supervisor::event::Notice;
+use crate::supervisor::{Action, Event, Invocation, Pid, Stage, StartError, Supervisor, Transition};
+use crate::unit::{Config, Main, Name, Unit, WorkerConfig};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// The drain deadline for everything where the configuration says nothing.
+const BUDGET: Duration = Duration::from_secs(30);
+/// The same as PID 1 of a container: `docker stop` kills after 10 s.
+const BUDGET_OF_PID_1: Duration = Duration::from_secs(8);
+
+/// How long the preview may take before the other facts are told without it.
+const QUICK: Duration = Duration::from_millis(300);
+
+/// Does what the supervisor decided.
+#[derive(Debug)]
+pub(super) struct Hands {
+    host: Host,
+    journal: Journal,
+    probes: Probes,
+    answers: mpsc::UnboundedSender<Answer>,
+    config: Arc<Config>,
+    origin: Origin,
+    /// Read and not yet taken over by the supervisor.
+    proposed: Option<(String, Origin)>,
+    units: BTreeMap<Name, Arc<Unit>>,
+    /// The sections that runs were started from, while they go on.
+    running: BTreeMap<(Name, Invocation), Arc<Unit>>,
+    ourselves: Name,
+    gathering: bool,
+    /// Away while it looks.
+    watcher: Option<Watcher>,
+}
+
+impl Hands {
+    pub(super) fn new(host: Host, journal: Journal, config: Arc<Config>, origin: Origin, answers: mpsc::UnboundedSender<Answer>) -> Self {
+        Self {
+            host,
+            journal,
+            probes: Probes::new(answers.clone()),
+            answers,
+            config,
+            origin,
+            proposed: None,
+            units: BTreeMap::new(),
+            running: BTreeMap::new(),
+            ourselves: Name::new("sandkeep").expect("it has the form of a name"),
+            gathering: false,
+            watcher: Some(Watcher::default()),
+        }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The environment that configurations are expanded with.
+    pub(super) fn variables(&self) -> BTreeMap<String, String> {
+        self.host.variables()
+    }
+
+    /// A configuration that was read: its origin holds once the supervisor has taken it over.
+    pub(super) fn propose(&mut self, config: &Config, origin: Origin) {
+        self.proposed = Some((config.hash.clone(), origin));
+    }
+
+    /// The drain deadline for everything.
+    pub(super) fn budget(&self) -> Duration {
+        let default = if std::process::id() == 1 { BUDGET_OF_PID_1 } else { BUDGET };
+        self.config.shutdown_budget.unwrap_or(default)
+    }
+
+    pub(super) fn events(&mut self) -> Vec<Event> {
+        self.host.events()
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.host.next_poll()
+    }
+
+    pub(super) fn unit_of(&mut self, pid: Pid) -> Option<Name> {
+        self.host.unit_of(pid).map(|(unit, _)| unit)
+    }
+
+    pub(super) fn kill_probe(&mut self, pid: Pid) {
+        self.host.kill_probe(pid);
+    }
+
+    pub(super) fn note(&self, text: &str) {
+        self.journal.note(&self.ourselves, text);
+    }
+
+    /// A transition, as a line of the supervisor's own log.
+    pub(super) fn announce(&self, transition: &Transition) {
+        let Transition {
+            unit,
+            from,
+            state,
+            to,
+            reason,
+            ..
+        } = transition;
+        let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        self.note(&format!("{unit}: {from} → {to} ({state}){why}"));
+    }
+
+    /// What an event tells beside what the supervisor makes of it.
+    pub(super) fn before(&mut self, event: &Event, publisher: &mut Publisher, clock: &Clock) {
+        match event {
+            Event::Notified {
+                unit,
+                notice: Notice::Part(json),
+                ..
+            } => {
+                if let Some(spec) = self.units.get(unit) {
+                    publisher.parts.take(spec, json);
+                }
+            }
+            Event::Probed { unit, kind, .. } => publisher.probed(unit, *kind, clock.now()),
+            Event::Emptied { unit, invocation, .. } => {
+                self.running.remove(&(unit.clone(), *invocation));
+                self.probes.forget(unit, *invocation);
+            }
+            _ => {}
+        }
+    }
+
+    /// Does one thing; what it led to at once.
+    pub(super) fn perform(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::Configured(config) => self.configured(config),
+            Action::Spawn { unit, invocation, stage } => return Some(self.spawn(unit, invocation, stage)),
+            Action::Signal {
+                unit,
+                invocation,
+                target,
+                signal,
+            } => self.host.signal(&unit, invocation, target, signal),
+            Action::Empty { unit, invocation, kill } => self.host.empty(&unit, invocation, kill),
+            Action::Probe {
+                unit,
+                invocation,
+                kind,
+                connect_only,
+            } => {
+                if let Some(spec) = self.units.get(&unit).cloned() {
+                    self.probes.ask(&mut self.host, &spec, invocation, kind, connect_only);
+                }
+            }
+            Action::TakeHashes { unit } => {
+                if let Some(spec) = self.units.get(&unit) {
+                    self.host.take_hashes(spec);
+                }
+            }
+            Action::Announce(_) | Action::Reply { .. } | Action::Halt { .. } => {}
+        }
+        None
+    }
+
+    fn configured(&mut self, config: Arc<Config>) {
+        if let Some((hash, origin)) = self.proposed.take()
+            && hash == config.hash
+        {
+            self.origin = origin;
+        }
+        self.host.configure(&config);
+        self.journal.limit(Limits {
+            max_size: config.journal_max_size,
+            keep: config.journal_keep,
+        });
+        for unit in &config.units {
+            self.units.insert(unit.name.clone(), Arc::new(unit.clone()));
+        }
+        self.config = config;
+    }
+
+    fn spawn(&mut self, unit: Name, invocation: Invocation, stage: Stage) -> Event {
+        let key = (unit.clone(), invocation);
+        let Some(spec) = self.running.get(&key).or_else(|| self.units.get(&unit)).cloned() else {
+            return failed(unit, invocation, stage, "the unit is not configured".to_owned(), false);
+        };
+        let pipes = pipe().and_then(|out| Ok((out, pipe()?)));
+        let ((out_read, out_write), (err_read, err_write)) = match pipes {
+            Ok(pipes) => pipes,
+            Err(error) => return failed(unit, invocation, stage, format!("making pipes for its output: {error}"), true),
+        };
+        let worker;
+        let mut environment = Vec::new();
+        if let Main::Worker(_) = spec.main {
+            worker = WorkerConfig::new(&self.config, &self.host.places().state).to_json();
+            environment.push((WorkerConfig::VARIABLE, worker.as_str()));
+        }
+        if stage == Stage::Main {
+            self.probes.watch_log(&self.journal, &spec, invocation);
+        }
+        let event = self.host.spawn(&Spawn {
+            unit: &spec,
+            invocation,
+            stage,
+            stdout: out_write.as_fd(),
+            stderr: err_write.as_fd(),
+            environment: &environment,
+        });
+        if let Event::Spawned { .. } = event {
+            self.journal.capture(&unit, invocation, out_read, err_read);
+            self.running.insert(key, spec);
+        }
+        event
+    }
+
+    /// Looks at the ports, the memory and the preview, on a thread for blocking work.
+    /// Whoever asks while that goes on gets what comes of it.
+    pub(super) fn gather_facts(&mut self, supervisor: &mut Supervisor) {
+        if self.gathering {
+            return;
+        }
+        self.gathering = true;
+        let mut wanted = facts::Wanted::new(supervisor, &mut self.host, &self.config);
+        let answers = self.answers.clone();
+        let looking = self.watcher.take().map(|watcher| facts::look(watcher, wanted.dev.take(), wanted.mains()));
+        tokio::spawn(async move {
+            let facts = tokio::task::spawn_blocking(move || facts::gather(&wanted)).await.unwrap_or_default();
+            let mut facts = Some(Answer::Facts(Box::new(facts)));
+            if let Some(looking) = looking {
+                let mut looking = std::pin::pin!(looking);
+                // A dev server that takes its time holds up the preview alone.
+                let quick = tokio::time::timeout(QUICK, &mut looking).await;
+                if quick.is_err() {
+                    let _ = facts.take().map(|facts| answers.send(facts));
+                }
+                let preview = match quick {
+                    Ok(preview) => preview,
+                    Err(_) => looking.await,
+                };
+                let _ = answers.send(Answer::Preview(Box::new(preview)));
+            }
+            let _ = facts.map(|facts| answers.send(facts));
+        });
+    }
+
+    /// The facts have come.
+    pub(super) fn facts_gathered(&mut self) {
+        self.gathering = false;
+    }
+
+    /// So has the preview.
+    pub(super) fn preview_seen(&mut self, watcher: Watcher) {
+        self.watcher = Some(watcher);
+    }
+
+    /// Who listens on the ports that this unit is expected to listen on.
+    pub(super) fn port_holders(&mut self, unit: &str, reply: Reply<Vec<PortHolder>>) {
+        let ports = self.units.get(unit).map(|unit| super::publish::expected_ports(unit, &self.config)).unwrap_or_default();
+        let owners = facts::Owners::new(&mut self.host, self.running.keys());
+        tokio::spawn(async move {
+            let found = tokio::task::spawn_blocking(move || facts::holders(ports, &owners)).await;
+            reply.send(found.unwrap_or_default());
+        });
+    }
+
+    /// Everything is down: what is in the pipes goes into the files.
+    pub(super) async fn close(self) {
+        drop(self.host);
+        self.journal.close().await;
+    }
+}
+
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+}
+
+fn failed(unit: Name, invocation: Invocation, stage: Stage, message: String, temporary: bool) -> Event {
+    Event::SpawnFailed {
+        unit,
+        invocation,
+        stage,
+        error: StartError {
+            message,
+            hint: None,
+            temporary,
+        },
+    }
+}
