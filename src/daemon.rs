@@ -14,6 +14,7 @@ mod signals;
 mod start;
 
 pub use logs::JournalLogs;
+pub use requests::Origin;
 pub use start::{DaemonError, Settings, run};
 
 use crate::control::{Command, EventLog};

@@ -102,10 +102,7 @@ impl Daemon {
 
     /// Reads the configuration again; an invalid one changes nothing.
     pub(super) fn reload(&mut self, request: ReloadRequest, waiting: Waiting) {
-        let origin = match self.origin(request) {
-            Ok(origin) => origin,
-            Err(why) => return self.refuse(waiting, ReloadReply::Invalid(why)),
-        };
+        let origin = self.origin(request);
         match load(&origin.source, &origin.flags, &self.hands.variables()) {
             Err(diagnostics) => self.refuse(waiting, ReloadReply::Invalid(diagnostics.to_string())),
             Ok(loaded) => {
@@ -135,18 +132,17 @@ impl Daemon {
         }
     }
 
-    fn origin(&self, request: ReloadRequest) -> Result<Origin, String> {
+    fn origin(&self, request: ReloadRequest) -> Origin {
         let mut origin = self.hands.origin().clone();
+        if let Some(directory) = request.directory {
+            origin.source = Source::Detect(PathBuf::from(directory));
+        }
         if let Some(file) = request.file {
             origin.source = Source::File(PathBuf::from(file));
         }
-        if let Some(arguments) = request.arguments {
-            let (source, flags) = crate::cli::up_flags(&arguments)?;
+        if let Some(flags) = request.flags {
             origin.flags = flags;
-            if let Some(source) = source {
-                origin.source = source;
-            }
         }
-        Ok(origin)
+        origin
     }
 }
