@@ -26,7 +26,7 @@ use publish::Publisher;
 use requests::Requests;
 use signals::{Asked, Signals};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -54,7 +54,7 @@ struct Daemon {
 #[derive(Debug)]
 struct Sources {
     signals: Signals,
-    host: AsyncFd<RawFd>,
+    host: AsyncFd<OwnedFd>,
     commands: mpsc::Receiver<Command>,
     answers: mpsc::UnboundedReceiver<Answer>,
 }
@@ -172,7 +172,10 @@ impl Daemon {
         for unit in self.supervisor.status().units {
             let name = &unit.spec.name;
             let pid = unit.pid.map_or_else(String::new, |pid| format!(", pid {pid}"));
-            self.hands.note(&format!("state of {name}: {} ({}){pid}, run {}: {}", unit.state, unit.sub_state, unit.invocation, unit.reason));
+            self.hands.note(&format!(
+                "state of {name}: {} ({}){pid}, run {}: {}",
+                unit.state, unit.sub_state, unit.invocation, unit.reason
+            ));
         }
     }
 

@@ -82,6 +82,7 @@ impl Args {
             listen: self.listen.clone(),
             store: self.store.clone(),
             skip_restore: self.skip_restore,
+            without_units: false,
         };
         Ok(Origin { source, flags })
     }
@@ -109,8 +110,8 @@ impl Action {
 
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     let origin = args.origin()?;
-    let environment = Environment::peek();
-    let loaded = match load(&origin.source, &origin.flags, &environment.text()) {
+    let variables = Environment::new(std::env::vars_os(), &[]).text();
+    let loaded = match load(&origin.source, &origin.flags, &variables) {
         Ok(loaded) => loaded,
         Err(diagnostics) => return Err(CliError::usage(diagnostics.to_string())),
     };
@@ -205,7 +206,9 @@ fn not_ready(client: &Client, action: Action, args: &Args, error: ClientError) -
     }
     let culprit = status.as_ref().and_then(console::culprit);
     Err(match culprit {
-        Some(unit) => error.hint(format!("the supervisor stays up: `sandkeep why {unit}` tells more, `sandkeep down` stops everything")),
+        Some(unit) => error.hint(format!(
+            "the supervisor stays up: `sandkeep why {unit}` tells more, `sandkeep down` stops everything"
+        )),
         None => error,
     })
 }

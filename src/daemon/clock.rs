@@ -40,7 +40,10 @@ pub(super) struct Clock {
 impl Clock {
     pub(super) fn new() -> Self {
         let now = Moment::now();
-        Self { bases: vec![now], last: now }
+        Self {
+            bases: vec![now],
+            last: now,
+        }
     }
 
     /// Looks at all clocks: how long the machine was away since the last look, if it was.
@@ -60,7 +63,12 @@ impl Clock {
 
     /// The wall-clock time of an instant.
     pub(super) fn time(&self, instant: Instant) -> Time {
-        let base = self.bases.iter().rev().find(|base| base.monotonic <= instant).unwrap_or(&self.bases[0]);
+        let base = self
+            .bases
+            .iter()
+            .rev()
+            .find(|base| base.monotonic <= instant)
+            .unwrap_or(&self.bases[0]);
         let wall = match instant.checked_duration_since(base.monotonic) {
             Some(after) => base.wall + after,
             None => base.wall.saturating_sub(base.monotonic - instant),

@@ -5,8 +5,7 @@ use crate::control::document::{self, BoxFacts, Port};
 use crate::control::why::PortHolder;
 use crate::host::preview::{Dev, DevState, Watcher};
 use crate::host::{Host, ports};
-use crate::supervisor::status::UnitStatus;
-use crate::supervisor::{Goal, Invocation, Pid, Supervisor};
+use crate::supervisor::{Goal, Invocation, Pid, Supervisor, UnitStatus};
 use crate::unit::{Command, Config, Main, Name};
 use std::collections::BTreeMap;
 use std::fs;
@@ -69,7 +68,11 @@ impl Wanted {
         let mut dev = None;
         for unit in supervisor.status().units {
             let name = unit.spec.name.clone();
-            let pids = if unit.pid.is_some() { host.processes(&name, unit.invocation) } else { Vec::new() };
+            let pids = if unit.pid.is_some() {
+                host.processes(&name, unit.invocation)
+            } else {
+                Vec::new()
+            };
             if name.as_str() == DEV {
                 dev = Some(dev_of(&unit, config, pids.clone()));
             }
@@ -99,7 +102,11 @@ fn dev_of(unit: &UnitStatus, config: &Config, pids: Vec<Pid>) -> Dev {
         "failed" => DevState::Crashed(unit.reason.clone()),
         _ if unit.sub_state == "auto-restart" => DevState::Crashed(unit.reason.clone()),
         _ if unit.pid.is_some() => DevState::Running,
-        _ => DevState::Starting(if unit.reason.is_empty() { "it starts".to_owned() } else { unit.reason.clone() }),
+        _ => DevState::Starting(if unit.reason.is_empty() {
+            "it starts".to_owned()
+        } else {
+            unit.reason.clone()
+        }),
     };
     let command = match &unit.spec.main {
         Main::Exec(Command::Shell(text)) => text.clone(),
@@ -122,7 +129,10 @@ pub(super) fn gather(wanted: &Wanted) -> Facts {
     let mut seen = ports::Ports::default();
     for (name, invocation, pids) in &wanted.units {
         let listeners = seen.listeners(pids);
-        let (memory_bytes, cpu_usec) = pids.iter().filter_map(|pid| usage(*pid)).fold((0, 0), |(m, c), (memory, cpu)| (m + memory, c + cpu));
+        let (memory_bytes, cpu_usec) = pids
+            .iter()
+            .filter_map(|pid| usage(*pid))
+            .fold((0, 0), |(m, c), (memory, cpu)| (m + memory, c + cpu));
         let ports = listeners.iter().map(|listener| Port {
             port: listener.port,
             address: listener.address.to_string(),
@@ -145,7 +155,9 @@ pub(super) fn gather(wanted: &Wanted) -> Facts {
 pub(super) async fn look(mut watcher: Watcher, dev: Option<Dev>, mains: Owners) -> Preview {
     let Some(dev) = dev else { return Preview::default() };
     let seen = watcher.look(dev, |pid| mains.unit_of(pid)).await;
-    let state = serde_json::to_value(seen.state).ok().and_then(|state| state.as_str().map(str::to_owned));
+    let state = serde_json::to_value(seen.state)
+        .ok()
+        .and_then(|state| state.as_str().map(str::to_owned));
     let shown = document::Preview {
         state: state.unwrap_or_default(),
         port: seen.port,

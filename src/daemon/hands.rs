@@ -1,10 +1,10 @@
 //! What the supervisor decided is done here: the host, the journal and the probes behind one face.
 
 use super::clock::Clock;
+use super::facts;
 use super::probes::{Answer, Probes};
 use super::publish::Publisher;
 use super::requests::Origin;
-use super::facts;
 use crate::control::Reply;
 use crate::control::why::PortHolder;
 use crate::host::journal::{Journal, Limits};
@@ -236,9 +236,14 @@ impl Hands {
         self.gathering = true;
         let mut wanted = facts::Wanted::new(supervisor, &mut self.host, &self.config);
         let answers = self.answers.clone();
-        let looking = self.watcher.take().map(|watcher| facts::look(watcher, wanted.dev.take(), wanted.mains()));
+        let looking = self
+            .watcher
+            .take()
+            .map(|watcher| facts::look(watcher, wanted.dev.take(), wanted.mains()));
         tokio::spawn(async move {
-            let facts = tokio::task::spawn_blocking(move || facts::gather(&wanted)).await.unwrap_or_default();
+            let facts = tokio::task::spawn_blocking(move || facts::gather(&wanted))
+                .await
+                .unwrap_or_default();
             let mut facts = Some(Answer::Facts(Box::new(facts)));
             if let Some(looking) = looking {
                 let mut looking = std::pin::pin!(looking);
@@ -269,7 +274,11 @@ impl Hands {
 
     /// Who listens on the ports that this unit is expected to listen on.
     pub(super) fn port_holders(&mut self, unit: &str, reply: Reply<Vec<PortHolder>>) {
-        let ports = self.units.get(unit).map(|unit| super::publish::expected_ports(unit, &self.config)).unwrap_or_default();
+        let ports = self
+            .units
+            .get(unit)
+            .map(|unit| super::publish::expected_ports(unit, &self.config))
+            .unwrap_or_default();
         let owners = facts::Owners::new(&mut self.host, self.running.keys());
         tokio::spawn(async move {
             let found = tokio::task::spawn_blocking(move || facts::holders(ports, &owners)).await;

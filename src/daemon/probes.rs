@@ -120,7 +120,9 @@ impl Probes {
 fn start(host: &mut Host, unit: &Unit, invocation: Invocation, command: &Command) -> Result<(ProbeChild, Receiver), String> {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| format!("making a pipe: {error}"))?;
     let output = Receiver::from_owned_fd(read).map_err(|error| format!("reading its output: {error}"))?;
-    let child = host.spawn_probe(unit, invocation, command, write.as_fd()).map_err(|error| error.message)?;
+    let child = host
+        .spawn_probe(unit, invocation, command, write.as_fd())
+        .map_err(|error| error.message)?;
     Ok((child, output))
 }
 

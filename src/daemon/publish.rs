@@ -6,7 +6,7 @@ use crate::control::document::{self, AgentPart, Capabilities, LastExit, SecretIs
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
-use crate::supervisor::{self, Supervisor, status};
+use crate::supervisor::{self, Supervisor};
 use crate::unit::{Config, Main, Name, ProbeCheck, ProbeKind, Service, Unit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Parts {
 pub(super) struct Publisher {
     identity: Identity,
     sender: watch::Sender<Arc<Snapshot>>,
-    units: BTreeMap<Name, (Arc<status::UnitStatus>, UnitSnapshot)>,
+    units: BTreeMap<Name, (Arc<supervisor::UnitStatus>, UnitSnapshot)>,
     pub(super) parts: Parts,
     facts: Facts,
     pub(super) preview: document::Preview,
@@ -100,7 +100,7 @@ impl Publisher {
         self.sender.send_replace(Arc::new(snapshot));
     }
 
-    fn whole(&self, units: Vec<UnitSnapshot>, status: &status::Status, config: &Config) -> Snapshot {
+    fn whole(&self, units: Vec<UnitSnapshot>, status: &supervisor::Status, config: &Config) -> Snapshot {
         let Identity {
             boot_id,
             hostname,
@@ -109,11 +109,24 @@ impl Publisher {
             capabilities,
             secret_isolation,
         } = &self.identity;
-        let sandbox = if config.sandbox_id.is_empty() { hostname } else { &config.sandbox_id };
-        let allow = config.allow.iter().map(|(unit, what)| (unit.as_str().to_owned(), what.clone())).collect();
+        let sandbox = if config.sandbox_id.is_empty() {
+            hostname
+        } else {
+            &config.sandbox_id
+        };
+        let allow = config
+            .allow
+            .iter()
+            .map(|(unit, what)| (unit.as_str().to_owned(), what.clone()))
+            .collect();
         let mut sync = self.parts.sync.clone();
         let mut agent = self.parts.agent.clone();
-        let runs = |worker| units.iter().zip(&status.units).any(|(_, unit)| unit.spec.main == Main::Worker(worker) && unit.pid.is_some());
+        let runs = |worker| {
+            units
+                .iter()
+                .zip(&status.units)
+                .any(|(_, unit)| unit.spec.main == Main::Worker(worker) && unit.pid.is_some())
+        };
         if !runs(crate::unit::Worker::Sync) && !runs(crate::unit::Worker::Restore) && sync.state != "fenced" {
             "off".clone_into(&mut sync.state);
         }
@@ -140,9 +153,13 @@ impl Publisher {
         }
     }
 
-    fn unit(&self, unit: &status::UnitStatus, clock: &Clock, config: &Config) -> UnitSnapshot {
+    fn unit(&self, unit: &supervisor::UnitStatus, clock: &Clock, config: &Config) -> UnitSnapshot {
         let name = &unit.spec.name;
-        let facts = self.facts.units.get(name).filter(|facts| facts.invocation == unit.invocation && unit.pid.is_some());
+        let facts = self
+            .facts
+            .units
+            .get(name)
+            .filter(|facts| facts.invocation == unit.invocation && unit.pid.is_some());
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let status = UnitStatus {
             name: name.as_str().to_owned(),
@@ -162,7 +179,11 @@ impl Publisher {
             memory_bytes: facts.map(|facts| facts.memory_bytes),
             cpu_usec: facts.map(|facts| facts.cpu_usec),
             status_text: text(&unit.status_text),
-            probes: unit.probes.iter().map(|probe| (probe_kind(probe.kind).to_owned(), verdict(probe.verdict).to_owned())).collect(),
+            probes: unit
+                .probes
+                .iter()
+                .map(|probe| (probe_kind(probe.kind).to_owned(), verdict(probe.verdict).to_owned()))
+                .collect(),
         };
         let answers = unit.probes.iter().map(|probe| ProbeAnswer {
             kind: probe_kind(probe.kind).to_owned(),
@@ -176,7 +197,11 @@ impl Publisher {
                 supervisor::Goal::Up => Goal::Up,
                 supervisor::Goal::Down => Goal::Down,
             },
-            cause: unit.waits_for.iter().max_by_key(|waits| waits.hopeless).map(|waits| waits.unit.as_str().to_owned()),
+            cause: unit
+                .waits_for
+                .iter()
+                .max_by_key(|waits| waits.hopeless)
+                .map(|waits| waits.unit.as_str().to_owned()),
             answers: answers.collect(),
             next_start_at: unit.restart_at.map(|at| clock.time(at)),
             retry_on_change: unit.spec.retry_on_change.clone(),
@@ -186,7 +211,7 @@ impl Publisher {
     }
 }
 
-fn last_exit(exit: &supervisor::node::LastExit, clock: &Clock) -> LastExit {
+fn last_exit(exit: &supervisor::LastExit, clock: &Clock) -> LastExit {
     LastExit {
         code: exit.code,
         signal: exit.signal,

@@ -16,7 +16,11 @@ pub(super) enum Waiting {
     /// For the core's outcome as it is.
     Outcome(Reply<Outcome>),
     /// For a configuration to be taken over.
-    Reload { reply: Reply<ReloadReply>, changed: bool, hash: String },
+    Reload {
+        reply: Reply<ReloadReply>,
+        changed: bool,
+        hash: String,
+    },
 }
 
 /// The requests under way.

@@ -19,8 +19,12 @@ pub(super) enum Asked {
     Tell,
 }
 
-const SIGNALS: [(i32, Asked); 4] =
-    [(SIGTERM, Asked::Shutdown), (SIGINT, Asked::Shutdown), (SIGHUP, Asked::Reload), (SIGUSR1, Asked::Tell)];
+const SIGNALS: [(i32, Asked); 4] = [
+    (SIGTERM, Asked::Shutdown),
+    (SIGINT, Asked::Shutdown),
+    (SIGHUP, Asked::Reload),
+    (SIGUSR1, Asked::Tell),
+];
 
 /// Signals as they come.
 #[derive(Debug)]
@@ -43,7 +47,10 @@ impl Signals {
             signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
             flags.push((flag, asked));
         }
-        Ok(Self { pipe: UnixStream::from_std(ours)?, flags })
+        Ok(Self {
+            pipe: UnixStream::from_std(ours)?,
+            flags,
+        })
     }
 
     /// Waits for the next. Cancel safe.

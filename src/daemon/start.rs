@@ -19,11 +19,9 @@ use crate::supervisor::{Event, Supervisor};
 use crate::unit::Config;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
 /// How long survivors of an earlier supervisor get between SIGTERM and SIGKILL.
@@ -92,7 +90,10 @@ fn starting<E: std::fmt::Display>(act: &str) -> impl FnOnce(E) -> DaemonError {
 
 /// Runs a supervisor on this thread until it has halted; its exit code. `attach` is called once everything can be read and asked.
 pub fn run(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Result<u8, DaemonError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build();
     let runtime = runtime.map_err(starting("starting the runtime"))?;
     let code = runtime.block_on(supervise(settings, attach));
     runtime.shutdown_timeout(LAST_ANSWERS);
@@ -127,10 +128,9 @@ async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Res
     let mask: Mask = Arc::new(move |text| masker.mask(text).into_owned());
     let (handle, commands) = DaemonHandle::new(snapshot, events.reader(), Arc::new(logs), mask, places.runtime.clone());
     let (answers_sender, answers) = mpsc::unbounded_channel();
-    let host_fd = AsyncFd::with_interest(host.descriptor().as_raw_fd(), tokio::io::Interest::READABLE);
     let mut sources = Sources {
         signals,
-        host: host_fd.map_err(starting("watching for events"))?,
+        host: host.wakeups().map_err(starting("watching for events"))?,
         commands,
         answers,
     };
@@ -149,10 +149,16 @@ async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Res
         published: Instant::now().checked_sub(PACE).unwrap_or_else(Instant::now),
         code: None,
     };
-    daemon.notice(format!("sandkeep {} started, pid {}", env!("CARGO_PKG_VERSION"), std::process::id()));
+    daemon.notice(format!(
+        "sandkeep {} started, pid {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    ));
     for survivor in survivors {
         daemon.notice(format!("ended what an earlier supervisor had left: {survivor}"));
     }
+    // Nobody reads a snapshot that knows no unit yet.
+    daemon.work();
     attach(handle);
     sd_notify::ready();
     watchdog();
@@ -211,7 +217,11 @@ fn identity(host: &Host, clock: &Clock) -> Identity {
         pid: std::process::id().cast_signed(),
         started_at: clock.now(),
         capabilities: publish::capabilities(host.capabilities()),
-        secret_isolation: if host.capabilities().root { SecretIsolation::None } else { SecretIsolation::SameUid },
+        secret_isolation: if host.capabilities().root {
+            SecretIsolation::None
+        } else {
+            SecretIsolation::SameUid
+        },
     }
 }
 

@@ -87,6 +87,12 @@ impl Environment {
         self.all.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
+    /// Every variable that is text, secret or not, as configurations are expanded with.
+    pub fn text(&self) -> BTreeMap<String, String> {
+        let text = |(name, value): (&OsStr, &OsStr)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
+        self.variables().filter_map(text).collect()
+    }
+
     /// The values that must never be shown.
     pub fn secret_values(&self) -> Vec<String> {
         let secret = self.all.iter().filter(|(name, value)| !value.is_empty() && self.is_secret(name));

@@ -143,6 +143,11 @@ impl Host {
         &self.capabilities
     }
 
+    /// What the supervisor was given, secrets too: for reading the configuration again.
+    pub fn variables(&self) -> std::collections::BTreeMap<String, String> {
+        self.around.environment.text()
+    }
+
     /// The instance's directories.
     pub fn places(&self) -> &Places {
         &self.places
@@ -151,6 +156,11 @@ impl Host {
     /// Readable when [`Host::events`] has something to return. An epoll descriptor: it may be watched by another.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
+    }
+
+    /// The same for a loop of tokio's. Must be called within a runtime.
+    pub fn wakeups(&self) -> io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+        sys::watch(self.descriptor().try_clone_to_owned()?)
     }
 
     /// When [`Host::events`] wants to be called although nothing is readable.

@@ -127,6 +127,11 @@ impl Places {
         self.runtime.join("runs")
     }
 
+    /// There while a supervisor runs, and after one that did not end in order: the next `up` resumes.
+    pub fn running_file(&self) -> PathBuf {
+        self.state.join("running")
+    }
+
     /// The lock that a living supervisor holds.
     pub fn lock_file(&self) -> PathBuf {
         self.runtime.join("lock")

@@ -533,6 +533,12 @@ pub(super) fn scrub_environment(is_secret: impl Fn(&str) -> bool) {
     }
 }
 
+/// Watches a descriptor that is ours alone.
+pub(super) fn watch(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+    // SAFETY: an `OwnedFd` always names the same open descriptor, and the `AsyncFd` keeps it open for as long as it watches it.
+    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(Into::into)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,7 +66,9 @@ fn a_crash_leaves_dependents_alone_but_binds_to_stops() {
     sandbox.up().expect(0);
     let (loose, bound) = (sandbox.pid("loose"), sandbox.pid("bound"));
     sandbox.run(&["kill", "-s", "KILL", "a"]).expect(0);
-    sandbox.until_unit("bound", "another run", |unit| unit["pid"].is_i64() && unit["pid"] != bound && unit["ready"] == true);
+    sandbox.until_unit("bound", "another run", |unit| {
+        unit["pid"].is_i64() && unit["pid"] != bound && unit["ready"] == true
+    });
     assert_eq!(sandbox.pid("loose"), loose);
     sandbox.down();
 }
@@ -84,11 +86,15 @@ fn a_skipped_unit_satisfies_its_dependents() {
 
 #[test]
 fn a_optional_failure_only_degrades() {
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'exec sleep 1000'\n[unit.b]\nexec = 'exit 78'\noptional = true\n");
+    let sandbox =
+        Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'exec sleep 1000'\n[unit.b]\nexec = 'exit 78'\noptional = true\n");
     sandbox.up().expect(0);
     sandbox.until_unit("b", "failed", |unit| unit["state"] == "failed");
     let status = sandbox.status();
-    assert_eq!((status["status"].as_str(), status["ready"].as_bool()), (Some("degraded"), Some(true)));
+    assert_eq!(
+        (status["status"].as_str(), status["ready"].as_bool()),
+        (Some("degraded"), Some(true))
+    );
     sandbox.down();
 }
 
@@ -100,7 +106,10 @@ fn pre_and_post_commands_run_in_order() {
     );
     sandbox.up().expect(0);
     sandbox.run(&["stop", "a"]).expect(0);
-    assert_eq!(fs::read_to_string(sandbox.project().join("order")).unwrap(), "pre1\npre2\nmain\npost\nstop\nstop-post\n");
+    assert_eq!(
+        fs::read_to_string(sandbox.project().join("order")).unwrap(),
+        "pre1\npre2\nmain\npost\nstop\nstop-post\n"
+    );
     sandbox.down();
 }
 

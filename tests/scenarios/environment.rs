@@ -21,7 +21,13 @@ fn a_secret_reaches_only_the_unit_that_names_it() {
     assert!(read("with.env").contains(SECRET));
     let without = read("without.env");
     assert!(!without.contains(SECRET) && !without.contains("R2_"), "{without}");
-    for expected in ["OWN=1", "SANDKEEP_UNIT=without", "SANDKEEP_INVOCATION_ID=", "SANDKEEP_SOCKET=", "PLAIN=plain"] {
+    for expected in [
+        "OWN=1",
+        "SANDKEEP_UNIT=without",
+        "SANDKEEP_INVOCATION_ID=",
+        "SANDKEEP_SOCKET=",
+        "PLAIN=plain",
+    ] {
         assert!(without.contains(expected), "{expected}: {without}");
     }
     sandbox.down();
@@ -46,9 +52,20 @@ fn a_secret_is_masked_wherever_text_leaves() {
     up(&sandbox).expect(0);
     sandbox.eventually("it was captured", || sandbox.run(&["logs", "a"]).stdout.contains("the key is"));
     sandbox.until_unit("bad", "failed", |unit| unit["state"] == "failed");
-    for arguments in [&["logs"][..], &["logs", "--json"], &["status", "--json"], &["why", "bad"], &["why", "bad", "--json"], &["events"], &["doctor"]] {
+    for arguments in [
+        &["logs"][..],
+        &["logs", "--json"],
+        &["status", "--json"],
+        &["why", "bad"],
+        &["why", "bad", "--json"],
+        &["events"],
+        &["doctor"],
+    ] {
         let answer = sandbox.run(arguments);
-        assert!(!answer.stdout.contains(SECRET) && !answer.stderr.contains(SECRET), "{arguments:?}: {answer:#?}");
+        assert!(
+            !answer.stdout.contains(SECRET) && !answer.stderr.contains(SECRET),
+            "{arguments:?}: {answer:#?}"
+        );
     }
     sandbox.down();
 }
@@ -58,9 +75,16 @@ fn environment_files_come_before_the_environment() {
     let sandbox = Sandbox::new(
         "[health]\nlisten = \"off\"\n[unit.a]\ntype = 'oneshot'\nexec = 'echo \"$ONE-$TWO-$THREE\" > seen'\nenvironment = { TWO = 'unit' }\nenvironment_file = ['vars', '-missing']\n",
     );
-    fs::write(sandbox.project().join("vars"), "# a comment\nONE=file\nTWO=file\nTHREE=\"with spaces\"\n").unwrap();
+    fs::write(
+        sandbox.project().join("vars"),
+        "# a comment\nONE=file\nTWO=file\nTHREE=\"with spaces\"\n",
+    )
+    .unwrap();
     sandbox.up().expect(0);
-    assert_eq!(fs::read_to_string(sandbox.project().join("seen")).unwrap(), "file-unit-with spaces\n");
+    assert_eq!(
+        fs::read_to_string(sandbox.project().join("seen")).unwrap(),
+        "file-unit-with spaces\n"
+    );
     sandbox.down();
 }
 

@@ -39,7 +39,12 @@ fn commands_that_cannot_be_executed_fail_at_once_with_the_reason() {
     fs::write(sandbox.project().join("data"), "").unwrap();
     let answer = sandbox.up().expect(1);
     assert!(answer.stderr.contains("missing"), "{answer:#?}");
-    for (name, expected) in [("missing", "/no/such/command"), ("plain", "./data"), ("user", "no-such-user"), ("dir", "/no/such/dir")] {
+    for (name, expected) in [
+        ("missing", "/no/such/command"),
+        ("plain", "./data"),
+        ("user", "no-such-user"),
+        ("dir", "/no/such/dir"),
+    ] {
         let unit = sandbox.until_unit(name, "failed", |unit| unit["state"] == "failed");
         assert_eq!(unit["restarts"], 0, "{unit:#}");
         let why = sandbox.run(&["why", name]).expect(0);
@@ -74,7 +79,8 @@ fn r2_variables_half_set_are_named() {
 
 #[test]
 fn a_store_without_a_project_is_refused() {
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[sync]\nstore = 'file://DIR/store'\n[project]\ndev = 'exec sleep 1000'\nport = 3000\n");
+    let sandbox =
+        Sandbox::new("[health]\nlisten = \"off\"\n[sync]\nstore = 'file://DIR/store'\n[project]\ndev = 'exec sleep 1000'\nport = 3000\n");
     let answer = sandbox.up().expect(2);
     assert!(answer.stderr.contains("project") && answer.stderr.contains("id"), "{answer:#?}");
 }
@@ -93,7 +99,9 @@ fn a_unit_that_exits_at_once_for_ever_takes_nothing_down() {
 
 #[test]
 fn a_unit_that_forks_strays_for_ever_is_ended_whole() {
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'while :; do (setsid sleep 1000 &); sleep 0.02; done'\nstop_timeout = '1s'\n");
+    let sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec = 'while :; do (setsid sleep 1000 &); sleep 0.02; done'\nstop_timeout = '1s'\n",
+    );
     sandbox.up().expect(0);
     sandbox.eventually("there are strays", || sandbox.processes().len() > 20);
     sandbox.down();

@@ -6,10 +6,18 @@ use std::time::{Duration, Instant};
 
 /// Starts one unit, waits until it has written its processes' pids, stops it, and asserts that they are gone.
 fn stopped_completely(exec: &str, pids: usize) {
-    let sandbox = Sandbox::new(&format!("[health]\nlisten = \"off\"\n[unit.a]\nexec = '''{exec}'''\nstop_timeout = \"2s\"\n"));
+    let sandbox = Sandbox::new(&format!(
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec = '''{exec}'''\nstop_timeout = \"2s\"\n"
+    ));
     sandbox.up().expect(0);
     let file = sandbox.project().join("pids");
-    let read = || fs::read_to_string(&file).unwrap_or_default().split_whitespace().map(|p| p.parse().unwrap()).collect::<Vec<i32>>();
+    let read = || {
+        fs::read_to_string(&file)
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(|p| p.parse().unwrap())
+            .collect::<Vec<i32>>()
+    };
     sandbox.eventually("the pids are written", || read().len() == pids);
     assert!(read().iter().all(|&pid| alive(pid)), "{:?}", read());
     sandbox.run(&["stop", "a"]).expect(0);
@@ -48,7 +56,10 @@ fn a_double_forked_orphan() {
 
 #[test]
 fn a_double_forked_orphan_without_environment() {
-    stopped_completely("(setsid env -i sh -c 'echo $$ >> pids; exec sleep 1000' </dev/null >/dev/null 2>&1 &) ; exec sleep 1000", 1);
+    stopped_completely(
+        "(setsid env -i sh -c 'echo $$ >> pids; exec sleep 1000' </dev/null >/dev/null 2>&1 &) ; exec sleep 1000",
+        1,
+    );
 }
 
 #[test]
@@ -60,13 +71,26 @@ fn a_whole_family_that_ignores_term() {
 
 #[test]
 fn one_grace_for_all_that_ignore_term() {
-    let exec = "trap '' TERM; for i in 1 2 3; do setsid sh -c 'echo $$ >> pids; while :; do sleep 1; done' & done; while :; do sleep 1; done";
-    let sandbox = Sandbox::new(&format!("[health]\nlisten = \"off\"\n[unit.a]\nexec = '''{exec}'''\nstop_timeout = \"2s\"\n"));
+    let exec =
+        "trap '' TERM; for i in 1 2 3; do setsid sh -c 'echo $$ >> pids; while :; do sleep 1; done' & done; while :; do sleep 1; done";
+    let sandbox = Sandbox::new(&format!(
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec = '''{exec}'''\nstop_timeout = \"2s\"\n"
+    ));
     sandbox.up().expect(0);
-    sandbox.eventually("they run", || fs::read_to_string(sandbox.project().join("pids")).unwrap_or_default().lines().count() == 3);
+    sandbox.eventually("they run", || {
+        fs::read_to_string(sandbox.project().join("pids"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+            == 3
+    });
     let start = Instant::now();
     sandbox.run(&["stop", "a"]).expect(0);
-    assert!(start.elapsed() >= Duration::from_millis(1900), "killed before the stop timeout: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(1900),
+        "killed before the stop timeout: {:?}",
+        start.elapsed()
+    );
     sandbox.down();
 }
 
@@ -74,7 +98,9 @@ fn one_grace_for_all_that_ignore_term() {
 fn a_grandchild_that_holds_the_pipe_delays_nothing() {
     // It has left the session and ignores SIGTERM; the main process ends by itself.
     let exec = "(setsid sh -c \"trap '' TERM; echo \\$\\$ >> pids; while :; do sleep 1; done\" &); exit 0";
-    let sandbox = Sandbox::new(&format!("[health]\nlisten = \"off\"\n[unit.a]\ntype = \"oneshot\"\nexec = '''{exec}'''\nstop_timeout = \"1s\"\n"));
+    let sandbox = Sandbox::new(&format!(
+        "[health]\nlisten = \"off\"\n[unit.a]\ntype = \"oneshot\"\nexec = '''{exec}'''\nstop_timeout = \"1s\"\n"
+    ));
     sandbox.up().expect(0);
     let unit = sandbox.until("a", "exited");
     assert_eq!(unit["ready"], true);
@@ -89,7 +115,10 @@ fn hundreds_of_orphans_leave_no_zombie() {
     sandbox.eventually("all were forked", || sandbox.project().join("done").exists());
     let zombies = || {
         let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).unwrap();
-        children.split_whitespace().filter(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z "))).count()
+        children
+            .split_whitespace()
+            .filter(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.contains(") Z ")))
+            .count()
     };
     sandbox.eventually("all are reaped", || zombies() == 0);
     sandbox.down();

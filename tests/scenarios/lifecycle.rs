@@ -91,7 +91,11 @@ fn hangup_reloads_and_usr1_tells() {
     signal(pid, Signal::SIGHUP);
     sandbox.eventually("b is there", || {
         let status = sandbox.status();
-        status["units"].as_array().unwrap().iter().any(|unit| unit["name"] == "b" && unit["ready"] == true)
+        status["units"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|unit| unit["name"] == "b" && unit["ready"] == true)
     });
     signal(pid, Signal::SIGUSR1);
     sandbox.eventually("the state is told", || sandbox.story().contains("state of a"));
@@ -146,14 +150,24 @@ fn as_pid_1_of_a_container() {
     let mut command = std::process::Command::new("unshare");
     sandbox.surroundings(&mut command);
     let mut child = command
-        .args(["--pid", "--fork", "--kill-child", "--mount-proc", env!("CARGO_BIN_EXE_sandkeep"), "up"])
+        .args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            env!("CARGO_BIN_EXE_sandkeep"),
+            "up",
+        ])
         .stdout(std::process::Stdio::null())
         .stderr(std::fs::File::create(sandbox.path().join("up.err")).unwrap())
         .spawn()
         .unwrap();
     sandbox.eventually("it is ready", || sandbox.run(&["wait", "--timeout", "1s"]).code == 0);
     let status = sandbox.status();
-    assert_eq!((status["pid"].as_i64(), status["capabilities"]["pid1"].as_bool()), (Some(1), Some(true)));
+    assert_eq!(
+        (status["pid"].as_i64(), status["capabilities"]["pid1"].as_bool()),
+        (Some(1), Some(true))
+    );
     sandbox.run(&["down"]).expect(0);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     sandbox.nothing_left();

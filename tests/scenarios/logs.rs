@@ -11,9 +11,14 @@ fn a_flood_is_captured_whole_and_starves_nobody() {
     );
     sandbox.up().expect(0);
     assert_eq!(sandbox.unit("b")["ready"], true);
-    sandbox.eventually("all is written", || sandbox.run(&["logs", "flood", "-n", "1"]).stdout.contains("1000000"));
+    sandbox.eventually("all is written", || {
+        sandbox.run(&["logs", "flood", "-n", "1"]).stdout.contains("1000000")
+    });
     let all = sandbox.run(&["logs", "flood", "--json", "-n", "1000000"]).expect(0);
-    let numbers = all.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let numbers = all
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     let mut expected = 0;
     for line in numbers.filter(|line| line["stream"] == "stdout") {
         expected += 1;
@@ -52,7 +57,9 @@ fn logs_are_there_when_the_supervisor_is_not() {
 
 #[test]
 fn logs_follow() {
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'echo first; while ! test -e go; do sleep 0.02; done; echo second; exec sleep 1000'\n");
+    let sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec = 'echo first; while ! test -e go; do sleep 0.02; done; echo second; exec sleep 1000'\n",
+    );
     sandbox.up().expect(0);
     let mut child = sandbox.command(&["logs", "a", "-f"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -69,7 +69,9 @@ fn liveness_restarts_a_hung_unit() {
     sandbox.up().expect(0);
     let pid = sandbox.pid("a");
     fs::remove_file(sandbox.project().join("alive")).unwrap();
-    sandbox.until_unit("a", "another process", |unit| unit["pid"].is_i64() && unit["pid"] != pid && unit["ready"] == true);
+    sandbox.until_unit("a", "another process", |unit| {
+        unit["pid"].is_i64() && unit["pid"] != pid && unit["ready"] == true
+    });
     sandbox.down();
 }
 
@@ -116,7 +118,10 @@ fn a_drifted_port_is_named() {
 #[test]
 fn a_stray_that_owns_the_port_is_named() {
     let port = free_port();
-    let stray = std::process::Command::new("sh").args(["-c", &format!("exec {}", serve(port, "0.0.0.0", "200"))]).spawn().unwrap();
+    let stray = std::process::Command::new("sh")
+        .args(["-c", &format!("exec {}", serve(port, "0.0.0.0", "200"))])
+        .spawn()
+        .unwrap();
     let _reaped = Reaped(stray);
     let sandbox = Sandbox::new(&format!(
         "[health]\nlisten = \"off\"\n[project]\ninstall = ''\ndev = 'exec sleep 1000'\nport = {port}\n[unit.agent]\nenabled = false\n"

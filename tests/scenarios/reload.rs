@@ -9,9 +9,15 @@ fn only_what_changed_is_restarted() {
     let sandbox = Sandbox::new(BASE);
     sandbox.up().expect(0);
     let (a, b) = (sandbox.pid("a"), sandbox.pid("b"));
-    sandbox.write_config(&BASE.replace("1001", "1002").replace("[unit.a]", "[unit.a]\ndescription = 'another'\nstop_timeout = '3s'"));
+    sandbox.write_config(
+        &BASE
+            .replace("1001", "1002")
+            .replace("[unit.a]", "[unit.a]\ndescription = 'another'\nstop_timeout = '3s'"),
+    );
     sandbox.run(&["reload"]).expect(0);
-    let unit = sandbox.until_unit("b", "another process", |unit| unit["pid"].is_i64() && unit["pid"] != b && unit["ready"] == true);
+    let unit = sandbox.until_unit("b", "another process", |unit| {
+        unit["pid"].is_i64() && unit["pid"] != b && unit["ready"] == true
+    });
     assert_ne!(unit["pid"], b);
     assert_eq!(sandbox.pid("a"), a, "description and timeouts apply live");
     sandbox.down();
@@ -26,7 +32,9 @@ fn removed_units_stop_and_stopped_units_stay_stopped() {
     sandbox.run(&["reload"]).expect(0);
     sandbox.eventually("b is gone", || sandbox.status()["units"].as_array().unwrap().len() == 1);
     assert_eq!(sandbox.unit("a")["sub_state"], "dead");
-    sandbox.eventually("b's process is gone", || !sandbox.processes().iter().any(|(_, line)| line.contains("1001")));
+    sandbox.eventually("b's process is gone", || {
+        !sandbox.processes().iter().any(|(_, line)| line.contains("1001"))
+    });
     sandbox.down();
 }
 

@@ -11,11 +11,14 @@ fn starts(sandbox: &Sandbox, file: &str) -> usize {
 
 #[test]
 fn killed_and_back() {
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'exec sleep 1000'\nrestart = 'always'\nrestart_delay = '1ms'\n");
+    let sandbox =
+        Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'exec sleep 1000'\nrestart = 'always'\nrestart_delay = '1ms'\n");
     sandbox.up().expect(0);
     let first = sandbox.pid("a");
     kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
-    let unit = sandbox.until_unit("a", "another process", |unit| unit["pid"].is_i64() && unit["pid"] != first && unit["ready"] == true);
+    let unit = sandbox.until_unit("a", "another process", |unit| {
+        unit["pid"].is_i64() && unit["pid"] != first && unit["ready"] == true
+    });
     assert_eq!((unit["restarts"].as_u64(), unit["invocation"].as_u64()), (Some(1), Some(2)));
     assert_eq!(unit["last_exit"]["signal"], 9);
     sandbox.down();
@@ -53,7 +56,9 @@ fn the_start_limit_may_end_the_sandbox() {
 
 #[test]
 fn exit_78_is_final() {
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'echo x >> starts; exit 78'\nrestart = 'always'\nrestart_delay = '1ms'\n");
+    let sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec = 'echo x >> starts; exit 78'\nrestart = 'always'\nrestart_delay = '1ms'\n",
+    );
     sandbox.up().expect(1);
     let unit = sandbox.until_unit("a", "failed", |unit| unit["state"] == "failed");
     assert_eq!(unit["last_exit"]["code"], 78);

@@ -45,7 +45,9 @@ impl Sandbox {
     }
 
     pub fn write_config(&self, config: &str) {
-        let config = config.replace("PUPPET", puppet().to_str().unwrap()).replace("DIR", self.path().to_str().unwrap());
+        let config = config
+            .replace("PUPPET", puppet().to_str().unwrap())
+            .replace("DIR", self.path().to_str().unwrap());
         fs::write(self.project().join("sandkeep.toml"), config).unwrap();
     }
 
@@ -76,7 +78,9 @@ impl Sandbox {
                 command.env(name, value);
             }
         }
-        command.env("SANDKEEP_RUNTIME_DIR", self.runtime_dir()).env("SANDKEEP_STATE_DIR", self.path().join("state"));
+        command
+            .env("SANDKEEP_RUNTIME_DIR", self.runtime_dir())
+            .env("SANDKEEP_STATE_DIR", self.path().join("state"));
         command.env("SANDKEEP_TEST_DIR", self.path());
     }
 
@@ -167,7 +171,15 @@ impl Sandbox {
         let status = self.run(&["status", "--json"]);
         let log = self.run(&["logs", "-n", "80"]);
         let read = |name: &str| fs::read_to_string(self.path().join(name)).unwrap_or_default();
-        format!("{}\n{}\n{}\n{}\nup.out:\n{}\nup.err:\n{}", status.stdout, status.stderr, log.stdout, log.stderr, read("up.out"), read("up.err"))
+        format!(
+            "{}\n{}\n{}\n{}\nup.out:\n{}\nup.err:\n{}",
+            status.stdout,
+            status.stderr,
+            log.stdout,
+            log.stderr,
+            read("up.out"),
+            read("up.err")
+        )
     }
 
     /// Every process that has to do with this sandbox: by its environment, its arguments or where it is; the supervisor too.
@@ -175,7 +187,9 @@ impl Sandbox {
         let mark = self.path().as_os_str().as_encoded_bytes();
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
             let path = entry.path();
             let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
             let zombie = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
@@ -223,7 +237,11 @@ fn contains(bytes: &[u8], mark: &[u8]) -> bool {
 
 fn unit_of(status: &Value, name: &str) -> Value {
     let units = status["units"].as_array().unwrap_or_else(|| panic!("no units: {status:#}"));
-    units.iter().find(|unit| unit["name"] == name).unwrap_or_else(|| panic!("no unit {name}: {status:#}")).clone()
+    units
+        .iter()
+        .find(|unit| unit["name"] == name)
+        .unwrap_or_else(|| panic!("no unit {name}: {status:#}"))
+        .clone()
 }
 
 /// The puppet, built with the tests as an example.

@@ -42,7 +42,11 @@ fn a_second_supervisor_is_refused_while_the_first_lives() {
     let second = sandbox.run(&["up", "--json"]);
     assert_eq!(second.code, 0, "{second:#?}");
     assert_eq!(second.json()["action"], "running");
-    let supervisors = sandbox.processes().into_iter().filter(|(_, line)| line.contains("sandkeep up")).count();
+    let supervisors = sandbox
+        .processes()
+        .into_iter()
+        .filter(|(_, line)| line.contains("sandkeep up"))
+        .count();
     assert_eq!(supervisors, 1);
     sandbox.down();
 }

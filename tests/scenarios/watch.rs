@@ -17,7 +17,9 @@ fn a_changed_manifest_runs_install_again_and_restarts_dev() {
     sandbox.up().expect(0);
     assert_eq!((lines(&sandbox, "installs"), lines(&sandbox, "starts")), (1, 1));
     fs::write(sandbox.project().join("package.json"), "{\"name\":\"x\"}").unwrap();
-    sandbox.eventually("both ran again", || (lines(&sandbox, "installs"), lines(&sandbox, "starts")) == (2, 2));
+    sandbox.eventually("both ran again", || {
+        (lines(&sandbox, "installs"), lines(&sandbox, "starts")) == (2, 2)
+    });
     sandbox.down();
     // Its products are there and nothing has changed: it is not run again.
     sandbox.up().expect(0);

@@ -103,16 +103,28 @@ async fn show(mut handle: DaemonHandle, global: &Global) {
         }
         let snapshot = handle.snapshot();
         if snapshot.ready() && !ready {
-            let text = summary(&format!("ready after {}", out::span(started.elapsed())), &snapshot.document(), global);
+            let text = summary(
+                &format!("ready after {}", out::span(started.elapsed())),
+                &snapshot.document(),
+                global,
+            );
             screen.progress(String::new());
             screen.line(text.trim_end());
         }
         ready = snapshot.ready();
-        screen.progress(if ready { String::new() } else { progress_line(&snapshot.document(), started.elapsed()) });
+        screen.progress(if ready {
+            String::new()
+        } else {
+            progress_line(&snapshot.document(), started.elapsed())
+        });
         if page.more || !new.is_empty() {
             continue;
         }
-        let tick = if page.pending { Some(UNENDED) } else { (screen.live && !ready).then_some(TICK) };
+        let tick = if page.pending {
+            Some(UNENDED)
+        } else {
+            (screen.live && !ready).then_some(TICK)
+        };
         tokio::select! {
             more = events.wait(position) => if !more { return finish(&handle, &mut query, &mut screen) },
             more = changed.changed() => if more.is_err() { return finish(&handle, &mut query, &mut screen) },
@@ -129,7 +141,12 @@ fn finish(handle: &DaemonHandle, query: &mut LogQuery, screen: &mut Screen) {
     loop {
         let page = read(handle, query);
         for line in &page.lines {
-            screen.line(&format!("{} {} {}", out::paint(out::of_unit(&line.unit), &line.unit), out::paint(out::DIM, "|"), out::harmless(&line.text)));
+            screen.line(&format!(
+                "{} {} {}",
+                out::paint(out::of_unit(&line.unit), &line.unit),
+                out::paint(out::DIM, "|"),
+                out::harmless(&line.text)
+            ));
         }
         if !page.more {
             return;
@@ -179,15 +196,26 @@ fn transition_line(transition: &Transition) -> Option<String> {
         UnitState::Active | UnitState::Activating | UnitState::Inactive => return None,
     };
     let unit = out::paint(out::of_unit(&transition.unit), &transition.unit);
-    let reason = if transition.reason.is_empty() { String::new() } else { format!(": {}", out::harmless(&transition.reason)) };
+    let reason = if transition.reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", out::harmless(&transition.reason))
+    };
     let state = if transition.ready { "ready" } else { &transition.to };
     Some(format!("{} {unit} {state}{reason}", out::paint(style, mark)))
 }
 
 fn progress_line(status: &StatusDocument, elapsed: Duration) -> String {
-    let open = status.units.iter().filter(|unit| unit.required && !unit.ready && unit.state != UnitState::Skipped);
+    let open = status
+        .units
+        .iter()
+        .filter(|unit| unit.required && !unit.ready && unit.state != UnitState::Skipped);
     let open: Vec<String> = open.map(|unit| format!("{} {}", unit.name, unit.sub_state)).collect();
-    if open.is_empty() { String::new() } else { format!("{} · {}", out::span(elapsed), open.join(" · ")) }
+    if open.is_empty() {
+        String::new()
+    } else {
+        format!("{} · {}", out::span(elapsed), open.join(" · "))
+    }
 }
 
 /// While `--detach` waits on a terminal: what it waits for.
@@ -209,8 +237,16 @@ pub(super) fn summary(what: &str, status: &StatusDocument, global: &Global) -> S
     let mut text = format!("{} {what}, pid {}\n", out::paint(out::GOOD, "✓ sandkeep"), status.pid);
     if let Some(port) = status.preview.port.filter(|_| status.preview.state != "off") {
         let state = &status.preview.state;
-        let reason = status.preview.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
-        let note = if state == "ready" { String::new() } else { format!(" ({state}{reason})") };
+        let reason = status
+            .preview
+            .reason
+            .as_ref()
+            .map_or_else(String::new, |reason| format!(": {reason}"));
+        let note = if state == "ready" {
+            String::new()
+        } else {
+            format!(" ({state}{reason})")
+        };
         // Writing to a string does not fail.
         let _ = writeln!(text, "  preview  http://127.0.0.1:{port}{}", out::harmless(&note));
     }
@@ -225,7 +261,10 @@ pub(super) fn summary(what: &str, status: &StatusDocument, global: &Global) -> S
 
 /// The required units that are not ready, and why.
 pub(super) fn unready(status: &StatusDocument) -> Vec<String> {
-    let open = status.units.iter().filter(|unit| unit.required && !unit.ready && unit.state != UnitState::Skipped);
+    let open = status
+        .units
+        .iter()
+        .filter(|unit| unit.required && !unit.ready && unit.state != UnitState::Skipped);
     open.map(|unit| {
         let reason = unit.reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
         format!("{} is {}{reason}", unit.name, word(unit).as_str())
@@ -236,7 +275,9 @@ pub(super) fn unready(status: &StatusDocument) -> Vec<String> {
 /// The unit to ask about first: one that failed by itself, else the first that is not ready.
 pub(super) fn culprit(status: &StatusDocument) -> Option<String> {
     let open: Vec<&UnitStatus> = status.units.iter().filter(|unit| unit.required && !unit.ready).collect();
-    let failed = open.iter().find(|unit| unit.state == UnitState::Failed && unit.sub_state != "waiting");
+    let failed = open
+        .iter()
+        .find(|unit| unit.state == UnitState::Failed && unit.sub_state != "waiting");
     failed.or(open.first()).map(|unit| unit.name.clone())
 }
 

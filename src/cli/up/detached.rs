@@ -21,7 +21,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) fn start(args: &Args, global: &Global, client: &Client) -> Result<Action, CliError> {
     let places = Places::of(&global.instance).and_then(|places| places.create().map(|()| places));
     let places = places.map_err(|error| place_error(&error))?;
-    let action = if places.running_file().exists() { Action::Resumed } else { Action::Started };
+    let action = if places.running_file().exists() {
+        Action::Resumed
+    } else {
+        Action::Started
+    };
     let output = places.state.join("supervisor.out");
     let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&output);
     let file = file.map_err(|error| CliError::failed(format!("opening {}: {error}", output.display())))?;
@@ -57,7 +61,8 @@ fn launch(args: &Args, global: &Global, output: File) -> Result<Child, CliError>
 /// The flags that make the configuration what it is.
 fn flags(args: &Args) -> Vec<OsString> {
     let mut flags: Vec<OsString> = Vec::new();
-    let mut add = |name: &str, value: Option<OsString>| flags.extend(value.map(|value| [OsString::from(name), value]).into_iter().flatten());
+    let mut add =
+        |name: &str, value: Option<OsString>| flags.extend(value.map(|value| [OsString::from(name), value]).into_iter().flatten());
     add("--config", args.config.clone().map(Into::into));
     add("--install", args.install.clone().map(Into::into));
     add("--dev", args.dev.clone().map(Into::into));

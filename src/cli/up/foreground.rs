@@ -61,7 +61,9 @@ pub(super) fn run(args: &Args, global: &Global, origin: Origin, loaded: Loaded) 
 
 /// The supervisor's own warnings; what it decides is in its log.
 fn log_to_stderr() {
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN);
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing::Level::WARN);
     // Where one is set already there is nothing to do.
     let _ = subscriber.without_time().with_target(false).try_init();
 }

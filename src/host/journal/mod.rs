@@ -240,6 +240,11 @@ impl Journal {
         }
     }
 
+    /// Changes with each write.
+    pub fn changes(&self) -> watch::Receiver<Changes> {
+        self.changes.clone()
+    }
+
     /// What was lost since the start.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
