@@ -135,7 +135,7 @@ async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Res
         answers,
     };
     open_doors(&places, tcp, token, &handle)?;
-    let seed = u64::from(std::process::id()) ^ clock.now().0.as_nanosecond().cast_unsigned() as u64;
+    let seed = u64::from(std::process::id()) ^ clock.now().0.as_microsecond().cast_unsigned();
     let config = Arc::new(config);
     let mut daemon = Daemon {
         supervisor: Supervisor::new(Instant::now(), seed),

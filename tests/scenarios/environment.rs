@@ -90,9 +90,7 @@ fn environment_files_come_before_the_environment() {
 
 #[test]
 fn a_unit_of_another_user_in_its_own_surroundings() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
+    skip!("needs-root");
     let sandbox = Sandbox::new(
         "[health]\nlisten = \"off\"\n[unit.a]\ntype = 'oneshot'\nuser = 'nobody'\numask = '027'\nnice = 5\nlimit_nofile = 77\nworking_directory = '/tmp'\nremain_after_exit = true\n\
          exec = 'id -un; umask; nice; ulimit -n; pwd; grep NoNewPrivs /proc/self/status'\nno_new_privileges = true\n",

@@ -56,9 +56,7 @@ fn commands_that_cannot_be_executed_fail_at_once_with_the_reason() {
 
 #[test]
 fn a_runtime_directory_of_somebody_else_is_refused() {
-    if !nix::unistd::geteuid().is_root() {
-        return;
-    }
+    skip!("needs-root");
     let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = 'exec sleep 1000'\n");
     fs::create_dir(sandbox.runtime_dir()).unwrap();
     std::os::unix::fs::chown(sandbox.runtime_dir(), Some(65534), Some(65534)).unwrap();

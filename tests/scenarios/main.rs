@@ -1,4 +1,9 @@
 //! The real binary on real processes, judged from outside: its status, its exit codes, its logs, /proc.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+#[macro_use]
+#[path = "../common/skip.rs"]
+mod skip;
 
 mod sandbox;
 
