@@ -111,7 +111,7 @@ let
       serviceConfig = {
         Type = "notify";
         NotifyAccess = "main";
-        ExecStart = start;
+        ExecStart = "${start}";
         ExecReload = "${binary} --instance ${name} reload";
         WatchdogSec = "30s";
         Restart = "on-failure";
