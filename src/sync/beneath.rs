@@ -1,0 +1,398 @@
+//! Files below one directory, reached without ever following a symbolic link out of it or through it. openat2(2).
+//!
+//! Names come from a bucket or from a tree that others write to; a directory may become a link between two looks at it. So every
+//! access goes component by component from an open root, with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS`, or by single `openat` steps
+//! with `O_NOFOLLOW` where the kernel has no openat2.
+
+use super::path::TreePath;
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, readlinkat, renameat, renameat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// How the names of our own temporary files begin; never kept, never listed.
+pub const TEMPORARY: &str = ".sandkeep-tmp-";
+
+/// What kind of thing a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A symbolic link.
+    Link,
+    /// A directory.
+    Directory,
+    /// A FIFO, a socket or a device.
+    Special,
+}
+
+/// What the file system says of a file; two equal ones mean unchanged content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stat {
+    /// Its kind.
+    pub kind: Kind,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last change of the content, nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Last change of anything.
+    pub ctime_ns: i64,
+    /// Inode number.
+    pub ino: u64,
+    /// Device number.
+    pub dev: u64,
+}
+
+impl Stat {
+    /// From what the kernel answered.
+    #[expect(clippy::cast_sign_loss, reason = "sizes are not negative")]
+    pub fn new(stat: &FileStat) -> Self {
+        let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFREG => Kind::File,
+            SFlag::S_IFLNK => Kind::Link,
+            SFlag::S_IFDIR => Kind::Directory,
+            _ => Kind::Special,
+        };
+        Self {
+            kind,
+            size: stat.st_size as u64,
+            mode: stat.st_mode & 0o777,
+            mtime_ns: stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec,
+            ctime_ns: stat.st_ctime * 1_000_000_000 + stat.st_ctime_nsec,
+            ino: stat.st_ino,
+            dev: stat.st_dev,
+        }
+    }
+
+    /// Of an open file.
+    pub fn of(file: &impl AsFd) -> io::Result<Self> {
+        Ok(Self::new(&fstat(file)?))
+    }
+}
+
+/// An open directory that is the limit of everything done through it.
+#[derive(Debug)]
+pub struct Root {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Root {
+    /// Opens a directory; its own path may go through links.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let path = std::fs::canonicalize(path)?;
+        let fd = openat(nix::fcntl::AT_FDCWD, &path, OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self { fd, path })
+    }
+
+    /// Where it was opened, without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was opened, even if its path leads elsewhere by now.
+    pub fn stat(&self) -> io::Result<Stat> {
+        Stat::of(&self.fd)
+    }
+
+    /// Whether its path still leads to what was opened.
+    pub fn is_in_place(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        match (self.stat(), std::fs::metadata(&self.path)) {
+            (Ok(own), Ok(there)) => (own.ino, own.dev) == (there.ino(), there.dev()),
+            _ => false,
+        }
+    }
+
+    /// A directory below; `""` is the root itself.
+    pub fn directory(&self, relative: &str) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        Ok(self.open_beneath(if relative.is_empty() { "." } else { relative }, flags)?)
+    }
+
+    /// A directory below that is made, with everything above it, where it is missing.
+    pub fn make_directory(&self, relative: &str) -> io::Result<OwnedFd> {
+        match self.directory(relative) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let mut here = self.directory("")?;
+        for part in relative.split('/') {
+            match mkdirat(&here, part, Mode::from_bits_truncate(0o777)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            here = step(&here, part, OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+        }
+        Ok(here)
+    }
+
+    /// What the name stands for, links not followed; `None` when there is nothing, or a file or a link where a directory should be.
+    pub fn lstat(&self, path: &TreePath) -> io::Result<Option<Stat>> {
+        let directory = match self.directory(path.parent().unwrap_or("")) {
+            Ok(directory) => directory,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        match fstatat(&directory, path.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Stat::new(&stat))),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a file for reading; never blocks on a FIFO.
+    pub fn open_file(&self, path: &TreePath) -> io::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        Ok(File::from(self.open_beneath(path.as_str(), flags)?))
+    }
+
+    /// Where a symbolic link points to.
+    pub fn read_link(&self, path: &TreePath) -> io::Result<OsString> {
+        Ok(readlinkat(self.directory(path.parent().unwrap_or(""))?, path.file_name())?)
+    }
+
+    /// The names in a directory with what they stand for, sorted by their bytes. What vanishes meanwhile is left out.
+    pub fn entries(&self, relative: &str) -> io::Result<Vec<(OsString, Stat)>> {
+        let mut directory = Dir::from_fd(self.directory(relative)?)?;
+        let mut names = Vec::new();
+        for entry in directory.iter() {
+            let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        let mut entries = Vec::with_capacity(names.len());
+        for name in names {
+            match fstatat(&directory, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(stat) => entries.push((name, Stat::new(&stat))),
+                Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Begins a file that appears under its name whole or not at all.
+    pub fn begin(&self, path: &TreePath) -> io::Result<Pending> {
+        let directory = self.make_directory(path.parent().unwrap_or(""))?;
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        loop {
+            let temporary = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
+            match openat(&directory, temporary.as_str(), flags, Mode::from_bits_truncate(0o600)) {
+                Ok(fd) => {
+                    return Ok(Pending {
+                        file: Some(File::from(fd)),
+                        directory,
+                        temporary,
+                        name: path.file_name().to_owned(),
+                    });
+                }
+                Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Puts a symbolic link there, in place of a file or link.
+    pub fn put_link(&self, path: &TreePath, target: &str) -> io::Result<()> {
+        let directory = self.make_directory(path.parent().unwrap_or(""))?;
+        let temporary = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
+        symlinkat(target, &directory, temporary.as_str())?;
+        let pending = Pending {
+            file: None,
+            directory,
+            temporary,
+            name: path.file_name().to_owned(),
+        };
+        pending.appear(Replace::Anything)
+    }
+
+    /// Removes a file or link, and the directories above it that are empty then. Nothing there is no error.
+    pub fn remove(&self, path: &TreePath) -> io::Result<()> {
+        let directory = match self.directory(path.parent().unwrap_or("")) {
+            Ok(directory) => directory,
+            Err(error) if is_absent(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match unlinkat(&directory, path.file_name(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.prune(path);
+        Ok(())
+    }
+
+    /// Removes an empty directory; anything else stays as it is.
+    pub fn remove_directory(&self, relative: &str) -> io::Result<()> {
+        let (parent, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+        Ok(unlinkat(self.directory(parent)?, name, UnlinkatFlags::RemoveDir)?)
+    }
+
+    fn prune(&self, path: &TreePath) {
+        let mut above: Vec<_> = path.ancestors().collect();
+        while let Some(directory) = above.pop() {
+            if self.remove_directory(directory).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn open_beneath(&self, relative: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(flags)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        loop {
+            match openat2(&self.fd, relative, how) {
+                // A rename somewhere above made the walk uncertain.
+                Err(Errno::EAGAIN) => {}
+                Err(Errno::ENOSYS | Errno::EPERM) => return self.open_by_steps(relative, flags),
+                other => return other,
+            }
+        }
+    }
+
+    fn open_by_steps(&self, relative: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+        let mut parts = relative.split('/').peekable();
+        let mut here: Option<OwnedFd> = None;
+        while let Some(part) = parts.next() {
+            let wanted = if parts.peek().is_some() {
+                OFlag::O_DIRECTORY | OFlag::O_RDONLY
+            } else {
+                flags
+            };
+            here = Some(match &here {
+                None => step(&self.fd, part, wanted)?,
+                Some(fd) => step(fd, part, wanted)?,
+            });
+        }
+        here.ok_or(Errno::ENOENT)
+    }
+}
+
+fn step(from: &impl AsFd, part: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+    if part == ".." {
+        return Err(Errno::EXDEV);
+    }
+    openat(from.as_fd(), part, flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Whether an error says that there is nothing under the name: missing, or something else where a directory should be.
+pub fn is_absent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP))
+}
+
+/// What may be there when a pending file appears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replace {
+    /// Any file or link, or nothing.
+    Anything,
+    /// Nothing.
+    Nothing,
+}
+
+/// A file under a temporary name; removed again unless it is made to appear.
+#[derive(Debug)]
+pub struct Pending {
+    file: Option<File>,
+    directory: OwnedFd,
+    temporary: String,
+    name: String,
+}
+
+impl Pending {
+    /// The open file.
+    pub fn file(&mut self) -> &mut File {
+        self.file.as_mut().expect("only links have no file, and they are not handed out")
+    }
+
+    /// Sets permissions and the time of the last change.
+    pub fn dress(&mut self, mode: u32, mtime_ns: Option<i64>) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        self.file().set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
+        if let Some(ns) = mtime_ns {
+            let time = TimeSpec::new(ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
+            utimensat(&self.directory, self.temporary.as_str(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
+        }
+        Ok(())
+    }
+
+    /// Gives it its name.
+    pub fn appear(self, replace: Replace) -> io::Result<()> {
+        match replace {
+            Replace::Anything => renameat(&self.directory, self.temporary.as_str(), &self.directory, self.name.as_str())?,
+            Replace::Nothing => renameat2(
+                &self.directory,
+                self.temporary.as_str(),
+                &self.directory,
+                self.name.as_str(),
+                RenameFlags::RENAME_NOREPLACE,
+            )?,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // After `appear` the temporary name is gone and this finds nothing.
+        let _ = unlinkat(&self.directory, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn path(name: &str) -> TreePath {
+        TreePath::parse(name).expect("a good path")
+    }
+
+    #[test]
+    fn a_link_is_never_gone_through() {
+        let outside = tempfile::tempdir().expect("a directory");
+        let inside = tempfile::tempdir().expect("a directory");
+        std::fs::write(outside.path().join("secret"), "x").expect("written");
+        std::os::unix::fs::symlink(outside.path(), inside.path().join("door")).expect("linked");
+        let root = Root::open(inside.path()).expect("opened");
+        assert!(root.open_file(&path("door/secret")).is_err());
+        assert!(root.begin(&path("door/new")).is_err());
+        assert_eq!(root.lstat(&path("door/secret")).expect("answered"), None);
+        assert!(root.open_by_steps("door/secret", OFlag::O_RDONLY).is_err());
+        assert!(root.open_by_steps("../x", OFlag::O_RDONLY).is_err());
+        assert!(!outside.path().join("new").exists());
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let inside = tempfile::tempdir().expect("a directory");
+        let root = Root::open(inside.path()).expect("opened");
+        let mut pending = root.begin(&path("a/b/c")).expect("begun");
+        pending.file().write_all(b"x").expect("written");
+        drop(pending);
+        assert_eq!(root.entries("a/b").expect("listed").len(), 0);
+        let mut pending = root.begin(&path("a/b/c")).expect("begun");
+        pending.dress(0o640, Some(1_500_000_000)).expect("dressed");
+        pending.appear(Replace::Nothing).expect("appeared");
+        let stat = root.lstat(&path("a/b/c")).expect("answered").expect("there");
+        assert_eq!((stat.kind, stat.mode, stat.mtime_ns), (Kind::File, 0o640, 1_500_000_000));
+        let again = root.begin(&path("a/b/c")).expect("begun");
+        assert!(again.appear(Replace::Nothing).is_err());
+        root.remove(&path("a/b/c")).expect("removed");
+        assert!(!inside.path().join("a").exists());
+    }
+}

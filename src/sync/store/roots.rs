@@ -1,0 +1,84 @@
+//! Which certificate authorities are trusted: the system's where there are any, Mozilla's as built in otherwise.
+
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig};
+use std::sync::Arc;
+
+/// The HTTP client under the S3 client: rustls on ring, proxies as the environment says.
+pub fn s3_client() -> aws_sdk_s3::config::SharedHttpClient {
+    let context = context();
+    Builder::new()
+        .pool_idle_timeout(std::time::Duration::from_secs(60))
+        .build_with_connector_fn(move |settings, components| {
+            let mut builder = Connector::builder().enable_tcp_nodelay(true).proxy_config(ProxyConfig::from_env());
+            builder.set_connector_settings(settings.cloned());
+            builder.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+            builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context.clone()).build()
+        })
+}
+
+/// The same trust for other clients.
+pub fn rustls_config() -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring has cipher suites for TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn context() -> TlsContext {
+    let store = if rustls_native_certs::load_native_certs().certs.is_empty() {
+        let certificates = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+        certificates.fold(TrustStore::empty(), |store, certificate| store.with_pem_certificate(pem(certificate)))
+    } else {
+        TrustStore::empty().with_native_roots(true)
+    };
+    TlsContext::builder()
+        .with_trust_store(store)
+        .build()
+        .expect("a trust store alone makes a valid context")
+}
+
+/// RFC 7468.
+fn pem(der: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in der.chunks(48) {
+        for group in line.chunks(3) {
+            let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+            for at in 0..4 {
+                let index = (bits >> (18 - 6 * at)) & 63;
+                text.push(if at > group.len() { '=' } else { char::from(ALPHABET[index as usize]) });
+            }
+        }
+        text.push('\n');
+    }
+    text.push_str("-----END CERTIFICATE-----\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pem_is_base64() {
+        let text = pem(b"any carnal pleas");
+        assert_eq!(text.lines().nth(1), Some("YW55IGNhcm5hbCBwbGVhcw=="));
+        assert_eq!(pem(b"any carnal pleasur").lines().nth(1), Some("YW55IGNhcm5hbCBwbGVhc3Vy"));
+    }
+
+    #[test]
+    fn built_in_roots_are_usable() {
+        let certificates = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().cloned();
+        let mut roots = rustls::RootCertStore::empty();
+        let (good, bad) = roots.add_parsable_certificates(certificates);
+        assert!(good > 100 && bad == 0);
+    }
+}
