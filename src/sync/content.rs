@@ -9,6 +9,9 @@ use std::fmt;
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Stands for a content that nobody has looked at; equal to no real one.
+    pub const UNKNOWN: Self = Self([0; 32]);
+
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())

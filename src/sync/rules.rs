@@ -148,7 +148,7 @@ impl Verdict {
 /// What there is to know of one directory: its ignore files and whether it is a package.
 #[derive(Clone, Debug, Default)]
 pub struct Folder {
-    ignore: Vec<Gitignore>,
+    ignore: std::sync::Arc<Vec<Gitignore>>,
     is_package: bool,
 }
 
@@ -159,7 +159,7 @@ impl Folder {
         names: impl IntoIterator<Item = &'a str>,
         mut read: impl FnMut(&str) -> Option<String>,
     ) -> Self {
-        let mut folder = Self::default();
+        let (mut folder, mut ignore) = (Self::default(), Vec::new());
         for name in names {
             folder.is_package |= MANIFESTS.contains(&name);
             if matches!(name, ".gitignore" | ".sandkeepignore")
@@ -170,9 +170,10 @@ impl Folder {
                     // A line that is no pattern is passed over, as Git does.
                     let _ = builder.add_line(None, line);
                 }
-                folder.ignore.extend(builder.build());
+                ignore.extend(builder.build());
             }
         }
+        folder.ignore = ignore.into();
         folder
     }
 }

@@ -91,6 +91,49 @@ pub fn explain(root: &Root, rules: &Rules, path: &TreePath) -> Verdict {
     }
 }
 
+/// Decides about single paths, remembering the folders that it has read.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    root: &'a Root,
+    rules: &'a Rules,
+    folders: BTreeMap<String, Folder>,
+}
+
+impl<'a> Judge<'a> {
+    /// A judge who has read nothing yet.
+    pub fn new(root: &'a Root, rules: &'a Rules) -> Self {
+        Self {
+            root,
+            rules,
+            folders: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a file, or what could be below a directory, is kept.
+    pub fn keeps(&mut self, path: &TreePath, is_directory: bool) -> bool {
+        let mut above = vec![self.folder("")];
+        for directory in path.ancestors() {
+            let verdict = self.rules.judge(directory, true, &above);
+            if !verdict.kept {
+                let may = verdict.rule != Rule::Ours && self.rules.may_keep_below(directory);
+                return may && (is_directory || self.rules.judge_below_left_out(path.as_str()));
+            }
+            above.push(self.folder(directory));
+        }
+        let verdict = self.rules.judge(path.as_str(), is_directory, &above);
+        verdict.kept || (is_directory && verdict.rule != Rule::Ours && self.rules.may_keep_below(path.as_str()))
+    }
+
+    fn folder(&mut self, directory: &str) -> Folder {
+        if let Some(folder) = self.folders.get(directory) {
+            return folder.clone();
+        }
+        let read = folder(self.root, directory);
+        self.folders.insert(directory.to_owned(), read.clone());
+        read
+    }
+}
+
 fn folder(root: &Root, directory: &str) -> Folder {
     let names: Vec<_> = match root.entries(directory) {
         Ok(entries) => entries.into_iter().filter_map(|(name, _)| name.into_string().ok()).collect(),

@@ -1,0 +1,597 @@
+//! From the store to here: list, compare, keep copies of what would be lost, download only what differs, verify, put in place.
+
+use super::beneath::{Kind, Replace, Stat, is_absent};
+use super::content::{Content, Digest};
+use super::engine::{Engine, info_for};
+use super::error::SyncError;
+use super::index::Entry;
+use super::manifest::FileEntry;
+use super::path::TreePath;
+use super::plan::{Base, Edited, Moved, Remote, Step, decide};
+use super::read::{Reading, hash, now_ns, read, stays_inside};
+use super::rules::Rules;
+use super::store::{Condition, Etag, Fetched, Listed, Store, StoreError, list_all};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use sha2::{Digest as _, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::sync::Arc;
+
+/// Downloads at once.
+const AT_ONCE: usize = 32;
+/// Up to this size a body is held in memory.
+const SMALL: u64 = 4 << 20;
+/// The index is saved after so many files, so that a crash resumes there.
+const SAVE_EVERY: usize = 1000;
+/// How often a body that was cut off or does not verify is fetched anew.
+const TRIES: u32 = 5;
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Arrived {
+    /// The generation of the manifest.
+    pub generation: u64,
+    /// Files that were brought.
+    pub downloaded: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Files that were removed here.
+    pub removed: u64,
+    /// Files that were right already.
+    pub unchanged: u64,
+    /// Files that stay as they are here and are still to be sent.
+    pub kept: u64,
+    /// Losers of conflicts, kept in the store.
+    pub conflicts: u64,
+    /// What could not be restored, with the reason.
+    pub refused: BTreeMap<String, String>,
+}
+
+/// What the store has of one file.
+#[derive(Clone, Debug)]
+struct There {
+    etag: Etag,
+    size: u64,
+    /// What the manifest says of exactly this object.
+    known: Option<FileEntry>,
+}
+
+/// A file to be brought.
+#[derive(Clone, Debug)]
+struct Wanted {
+    path: TreePath,
+    there: There,
+    /// What was here when it was decided.
+    seen: Option<Stat>,
+}
+
+/// A fresh clone as a baseline.
+#[derive(Debug, Default)]
+struct Baseline {
+    /// Blobs of the commit that is checked out, of files that are unmodified here.
+    clean: BTreeMap<TreePath, String>,
+    /// Every blob of that commit.
+    all: BTreeMap<TreePath, String>,
+}
+
+impl Engine {
+    /// Brings the tree in step with the store. Local work is never overwritten.
+    pub async fn arrive(&mut self, progress: &dyn Progress) -> Result<Arrived, SyncError> {
+        let mut arrived = Arrived::default();
+        let there = self.listing(&mut arrived).await?;
+        let baseline = self.baseline();
+        let steps = self.plan(&there, baseline.as_ref());
+        let total: u64 = steps.iter().filter(|(_, step, _)| matches!(step, Step::Download | Step::CopyLocalDownload)).count() as u64;
+        let mut wanted = Vec::new();
+        let mut doomed = Vec::new();
+        for (path, step, seen) in steps {
+            let object = there.get(&path).cloned();
+            self.take_step(&path, step, object.as_ref(), seen, &mut arrived).await?;
+            match (step, object) {
+                (Step::Download | Step::CopyLocalDownload, Some(there)) => wanted.push(Wanted { path, there, seen }),
+                (Step::RemoveLocal | Step::CopyLocalRemove, _) => doomed.push((path, seen)),
+                _ => {}
+            }
+        }
+        for (path, seen) in doomed {
+            self.remove_here(&path, seen, &mut arrived)?;
+        }
+        progress.begin(total, wanted.iter().map(|wanted| wanted.there.size).sum());
+        wanted.sort_by_key(|wanted| (!Rules::is_urgent(&wanted.path), wanted.path.clone()));
+        self.download(wanted, &mut arrived, progress).await?;
+        self.make_empty_directories(&mut arrived);
+        self.index.generation = self.manifest.generation;
+        self.index.manifest.clone_from(&self.manifest_etag);
+        self.index.restored = true;
+        self.save_index()?;
+        arrived.generation = self.manifest.generation;
+        self.odd.extend(arrived.refused.clone());
+        Ok(arrived)
+    }
+
+    async fn listing(&mut self, arrived: &mut Arrived) -> Result<BTreeMap<TreePath, There>, SyncError> {
+        let mut there = BTreeMap::new();
+        for Listed { key, size, etag } in list_all(&*self.project.store, "").await? {
+            if key.starts_with(".sandkeep/") {
+                continue;
+            }
+            let path = match TreePath::parse(&key) {
+                Ok(path) => path,
+                Err(fault) => {
+                    arrived.refused.insert(key, fault.to_string());
+                    continue;
+                }
+            };
+            if path.as_str().split('/').any(|part| matches!(part, ".git" | ".sandkeep")) {
+                arrived.refused.insert(key, "it would be Git's or sandkeep's own".into());
+                continue;
+            }
+            // What was removed, and only its object is left.
+            if self.manifest.tombstones.get(&path) == Some(&etag) {
+                continue;
+            }
+            let known = self.manifest.files.get(&path).filter(|known| known.etag == etag).cloned();
+            there.insert(path, There { etag, size, known });
+        }
+        for path in self.manifest.files.keys().filter(|path| !there.contains_key(*path)) {
+            tracing::debug!("`{path}` is in the manifest, but its object is gone");
+        }
+        Ok(there)
+    }
+
+    /// The clone as a baseline: only where this box has no index of its own, and the manifest knows its base.
+    fn baseline(&self) -> Option<Baseline> {
+        let git = self.project.git.as_ref()?;
+        if !self.index.files.is_empty() || self.manifest.git.is_none() {
+            return None;
+        }
+        let head = git.head()?;
+        let found = git.blobs(&head).and_then(|all| Ok((all, git.differing("HEAD")?)));
+        match found {
+            Ok((all, modified)) => {
+                let clean = all.iter().filter(|(path, _)| !modified.contains(*path));
+                Some(Baseline {
+                    clean: clean.map(|(path, blob)| (path.clone(), blob.clone())).collect(),
+                    all,
+                })
+            }
+            Err(error) => {
+                tracing::warn!("the clone cannot be compared with its base: {error}");
+                None
+            }
+        }
+    }
+
+    fn plan(&self, there: &BTreeMap<TreePath, There>, baseline: Option<&Baseline>) -> Vec<(TreePath, Step, Option<Stat>)> {
+        let mut paths: BTreeSet<&TreePath> = there.keys().chain(self.index.files.keys()).collect();
+        let git = self.manifest.git.as_ref().filter(|_| baseline.is_some());
+        if let Some(git) = git {
+            paths.extend(git.changed.keys());
+        }
+        let mut steps = Vec::with_capacity(paths.len());
+        for path in paths {
+            let seen = self.project.root.lstat(path).ok().flatten().filter(|stat| stat.kind != Kind::Directory);
+            let entry = self.index.files.get(path);
+            let object = there.get(path);
+            // The common case needs no hashing.
+            if let (Some(seen), Some(entry), Some(object)) = (&seen, entry, object)
+                && entry.is_unchanged(seen)
+                && entry.etag == object.etag
+            {
+                steps.push((path.clone(), Step::Nothing, Some(*seen)));
+                continue;
+            }
+            let local = seen.as_ref().and_then(|seen| self.content_here(path, seen, entry));
+            let edited = match git {
+                Some(git) if !git.changed.contains_key(path) => Edited::No,
+                _ => Edited::Yes,
+            };
+            let base = match (entry, baseline) {
+                (Some(entry), _) => Base::Index {
+                    content: &entry.content,
+                    etag: &entry.etag,
+                },
+                (None, Some(baseline)) => clone_base(baseline, git.and_then(|git| git.changed.get(path)), edited, path, seen.is_some()),
+                (None, None) => Base::None,
+            };
+            let remote = match object {
+                Some(There { etag, known: Some(known), .. }) => Remote::Known {
+                    content: &known.content,
+                    etag,
+                    edited,
+                },
+                Some(There { etag, known: None, .. }) => Remote::Foreign { etag },
+                None if self.was_removed(path, git.is_some()) => Remote::Removed,
+                None => Remote::Never,
+            };
+            steps.push((path.clone(), decide(local.as_ref(), &base, &remote), seen));
+        }
+        steps
+    }
+
+    /// Whether the store's lack of an object means that somebody removed it: the manifest does not have it either.
+    fn was_removed(&self, path: &TreePath, with_git: bool) -> bool {
+        let in_manifest = self.manifest.files.contains_key(path);
+        let tracked_then = with_git && self.manifest.git.as_ref().is_some_and(|git| git.changed.get(path).is_some_and(Option::is_some));
+        !in_manifest && !self.garbage && (self.index.files.contains_key(path) || tracked_then)
+    }
+
+    fn content_here(&self, path: &TreePath, seen: &Stat, entry: Option<&Entry>) -> Option<Content> {
+        if let Some(entry) = entry.filter(|entry| entry.is_unchanged(seen)) {
+            return Some(entry.content.clone());
+        }
+        match read(&self.project.root, path) {
+            Reading::Local(local) => Some(local.content),
+            Reading::Gone => None,
+            // Something is there that cannot be read: it equals nothing, so that it is kept or copied, never replaced unseen.
+            Reading::Changing | Reading::Odd(_) => Some(Content {
+                sha256: Digest::UNKNOWN,
+                size: seen.size,
+                mode: seen.mode,
+                link: seen.kind == Kind::Link,
+            }),
+        }
+    }
+
+    async fn take_step(
+        &mut self,
+        path: &TreePath,
+        step: Step,
+        there: Option<&There>,
+        seen: Option<Stat>,
+        arrived: &mut Arrived,
+    ) -> Result<(), SyncError> {
+        match step {
+            Step::Nothing => arrived.unchanged += u64::from(seen.is_some()),
+            Step::Download | Step::RemoveLocal => {}
+            Step::Adopt => {
+                arrived.unchanged += 1;
+                if let (Some(seen), Some(There { etag, known: Some(known), .. })) = (seen, there) {
+                    let content = Content {
+                        mode: seen.mode,
+                        ..known.content.clone()
+                    };
+                    self.in_step(path, seen, content, etag.clone(), now_ns());
+                }
+            }
+            Step::Forget => {
+                self.index.files.remove(path);
+                if self.manifest.files.contains_key(path) {
+                    self.set_file(path.clone(), None);
+                }
+            }
+            Step::KeepLocal | Step::RemoveRemote => {
+                arrived.kept += 1;
+                self.expect_there(path, there);
+            }
+            Step::KeepLocalCopyRemote => {
+                arrived.kept += 1;
+                if let Some(there) = there
+                    && self.keep_conflict(path, &there.etag).await?.is_some()
+                {
+                    arrived.conflicts += 1;
+                    self.expect_there(path, Some(there));
+                }
+            }
+            Step::CopyLocalDownload | Step::CopyLocalRemove => {
+                self.keep_local_copy(path).await?;
+                arrived.conflicts += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers what the store has, so that the worker sends or removes against exactly that.
+    fn expect_there(&mut self, path: &TreePath, there: Option<&There>) {
+        let Some(there) = there else {
+            self.index.files.remove(path);
+            return;
+        };
+        let unknown = Content {
+            sha256: Digest::UNKNOWN,
+            size: there.size,
+            mode: 0,
+            link: false,
+        };
+        let entry = Entry {
+            stat: None,
+            content: there.known.as_ref().map_or(unknown, |known| known.content.clone()),
+            etag: there.etag.clone(),
+        };
+        self.index.files.insert(path.clone(), entry);
+    }
+
+    async fn keep_local_copy(&mut self, path: &TreePath) -> Result<(), SyncError> {
+        let key = self.conflict_key(path);
+        match read(&self.project.root, path) {
+            Reading::Local(local) => {
+                let info = info_for(path, Some((&local.content, local.stat.mtime_ns)));
+                self.project.store.put(&key, local.body, info, Condition::Always).await?;
+                tracing::warn!("`{path}` was changed here and in the store: the one that was here is kept as {key}");
+                self.tally.conflicts += 1;
+                Ok(())
+            }
+            Reading::Gone => Ok(()),
+            Reading::Changing => Err(StoreError::Changed.into()),
+            Reading::Odd(why) => Err(SyncError::Local {
+                act: "keeping a copy of",
+                path: path.to_string(),
+                error: io::Error::other(why),
+            }),
+        }
+    }
+
+    fn remove_here(&mut self, path: &TreePath, seen: Option<Stat>, arrived: &mut Arrived) -> Result<(), SyncError> {
+        if self.project.root.lstat(path).ok().flatten() != seen {
+            arrived.kept += 1;
+            return Ok(());
+        }
+        self.project.root.remove(path).map_err(SyncError::local("removing", path))?;
+        self.index.files.remove(path);
+        self.tally.removed_here += 1;
+        arrived.removed += 1;
+        Ok(())
+    }
+
+    async fn download(&mut self, wanted: Vec<Wanted>, arrived: &mut Arrived, progress: &dyn Progress) -> Result<(), SyncError> {
+        let store = Arc::clone(&self.project.store);
+        let mut since_save = 0;
+        let fetches = futures_util::stream::iter(wanted).map(|wanted| {
+            let store = Arc::clone(&store);
+            async move {
+                let fetched = fetch(&*store, &wanted).await;
+                (wanted, fetched)
+            }
+        });
+        let mut fetches = fetches.buffer_unordered(AT_ONCE);
+        while let Some((wanted, fetched)) = fetches.next().await {
+            match fetched? {
+                Some(fetched) => {
+                    let size = fetched.content.size;
+                    match self.place(&wanted, fetched).await? {
+                        Placed::Yes => {
+                            arrived.downloaded += 1;
+                            arrived.bytes += size;
+                            progress.advance(1, size);
+                        }
+                        Placed::LocalWork => arrived.kept += 1,
+                        Placed::Refused(why) => {
+                            arrived.refused.insert(wanted.path.to_string(), why);
+                        }
+                    }
+                }
+                None => {
+                    arrived.refused.insert(wanted.path.to_string(), "the object vanished or does not verify".into());
+                }
+            }
+            since_save += 1;
+            if since_save >= SAVE_EVERY {
+                since_save = 0;
+                self.save_index()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a file in its place, unless the place has changed since it was decided.
+    async fn place(&mut self, wanted: &Wanted, fetched: Ready) -> Result<Placed, SyncError> {
+        let path = &wanted.path;
+        let Ready {
+            mut content,
+            etag,
+            mtime_ns,
+            body,
+        } = fetched;
+        if content.link {
+            let Payload::Memory(bytes) = &body else {
+                return Ok(Placed::Refused("the link's target is too long".into()));
+            };
+            let Ok(target) = std::str::from_utf8(bytes) else {
+                return Ok(Placed::Refused("the link's target is not UTF-8".into()));
+            };
+            if !stays_inside(path, target) {
+                return Ok(Placed::Refused(format!("the link leads out of the project, to `{target}`")));
+            }
+            if self.project.root.lstat(path).ok().flatten() != wanted.seen {
+                return Ok(Placed::LocalWork);
+            }
+            if let Err(error) = self.project.root.put_link(path, target) {
+                return refused_or_failed(path, error);
+            }
+        } else {
+            let pending = match self.project.root.begin(path) {
+                Ok(pending) => pending,
+                Err(error) => return refused_or_failed(path, error),
+            };
+            let mut pending = pending;
+            match body {
+                Payload::Memory(bytes) => pending.file().write_all(&bytes).map_err(SyncError::local("writing", path))?,
+                Payload::Stream(mut stream) => {
+                    let mut hasher = Sha256::new();
+                    while let Some(chunk) = stream.body.next().await {
+                        let chunk = chunk?;
+                        hasher.update(&chunk);
+                        pending.file().write_all(&chunk).map_err(SyncError::local("writing", path))?;
+                    }
+                    let digest = Digest::finish(hasher);
+                    if content.sha256 != Digest::UNKNOWN && content.sha256 != digest {
+                        return Err(StoreError::Unavailable(format!("`{path}` does not verify")).into());
+                    }
+                    content.sha256 = digest;
+                }
+            }
+            let dressed = pending.dress(content.mode, mtime_ns);
+            dressed.map_err(SyncError::local("setting the permissions of", path))?;
+            let replace = match self.project.root.lstat(path).ok().flatten() {
+                now if now != wanted.seen => return Ok(Placed::LocalWork),
+                Some(_) => Replace::Anything,
+                None => Replace::Nothing,
+            };
+            match pending.appear(replace) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Placed::LocalWork),
+                Err(error) => return refused_or_failed(path, error),
+            }
+        }
+        let stat = self.project.root.lstat(path).map_err(SyncError::local("looking at", path))?;
+        if let Some(stat) = stat {
+            self.tally.downloaded += 1;
+            self.tally.bytes_down += content.size;
+            if wanted.there.known.is_none() {
+                let entry = FileEntry {
+                    content: content.clone(),
+                    mtime_ns: stat.mtime_ns,
+                    etag: etag.clone(),
+                };
+                self.set_file(path.clone(), Some(entry));
+            }
+            // Written by us a moment ago, under a name that nobody knew: not racy.
+            self.in_step(path, stat, content, etag, i64::MAX);
+        }
+        Ok(Placed::Yes)
+    }
+
+    fn make_empty_directories(&mut self, arrived: &mut Arrived) {
+        for path in self.manifest.empty.clone() {
+            match self.project.root.make_directory(path.as_str()) {
+                Ok(_) => {
+                    self.index.empty.insert(path);
+                }
+                Err(error) => {
+                    arrived.refused.insert(path.to_string(), error.to_string());
+                }
+            }
+        }
+        // Such as were emptied or removed elsewhere.
+        let obsolete: Vec<_> = self.index.empty.difference(&self.manifest.empty).cloned().collect();
+        for path in obsolete {
+            let _ = self.project.root.remove_directory(path.as_str());
+            self.index.empty.remove(&path);
+        }
+    }
+}
+
+enum Placed {
+    Yes,
+    LocalWork,
+    Refused(String),
+}
+
+fn refused_or_failed(path: &TreePath, error: io::Error) -> Result<Placed, SyncError> {
+    use io::ErrorKind as K;
+    match error.kind() {
+        K::NotADirectory | K::IsADirectory | K::DirectoryNotEmpty | K::AlreadyExists | K::InvalidFilename => Ok(Placed::Refused(error.to_string())),
+        _ if is_absent(&error) || error.raw_os_error() == Some(libc::EXDEV) => {
+            Ok(Placed::Refused(format!("a link or a file is where a directory should be: {error}")))
+        }
+        _ => Err(SyncError::local("writing", path)(error)),
+    }
+}
+
+fn clone_base<'a>(baseline: &Baseline, changed: Option<&Option<String>>, edited: Edited, path: &TreePath, is_here: bool) -> Base<'a> {
+    let at_head = baseline.all.get(path);
+    let unmodified = baseline.clean.contains_key(path) && is_here;
+    if unmodified || (at_head.is_none() && !is_here && edited == Edited::No) {
+        let at_base = changed.and_then(Option::as_ref);
+        let moved = edited == Edited::Yes && at_base != at_head;
+        return Base::Clone {
+            moved: if moved { Moved::Yes } else { Moved::No },
+        };
+    }
+    Base::None
+}
+
+/// A body that arrived, or is arriving.
+enum Payload {
+    Memory(Bytes),
+    Stream(Box<Fetched>),
+}
+
+struct Ready {
+    content: Content,
+    etag: Etag,
+    mtime_ns: Option<i64>,
+    body: Payload,
+}
+
+/// Gets an object; small ones whole and verified. `None` when it is gone, or does not hold what the manifest says under the same token.
+async fn fetch(store: &dyn Store, wanted: &Wanted) -> Result<Option<Ready>, StoreError> {
+    let mut last = StoreError::Unavailable("no attempt was made".into());
+    for attempt in 0..TRIES {
+        if attempt > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(100 << attempt)).await;
+        }
+        let Some(fetched) = store.get(wanted.path.as_str()).await? else { return Ok(None) };
+        let known = wanted.there.known.as_ref().filter(|known| known.etag == fetched.head.etag);
+        let (mut content, mtime_ns) = described(&fetched, known);
+        let etag = fetched.head.etag.clone();
+        if fetched.head.size > SMALL {
+            return Ok(Some(Ready {
+                content,
+                etag,
+                mtime_ns,
+                body: Payload::Stream(Box::new(fetched)),
+            }));
+        }
+        match fetched.bytes(SMALL).await {
+            Ok((_, bytes)) => {
+                let digest = Digest::of(&bytes);
+                if known.is_some_and(|known| known.content.sha256 != digest) {
+                    last = StoreError::Unavailable("it does not verify".into());
+                    continue;
+                }
+                content.sha256 = digest;
+                return Ok(Some(Ready {
+                    content,
+                    etag,
+                    mtime_ns,
+                    body: Payload::Memory(bytes),
+                }));
+            }
+            Err(error) => last = error,
+        }
+    }
+    tracing::warn!("`{}`: {last}", wanted.path);
+    if last.is_temporary() && last != StoreError::Unavailable("it does not verify".into()) {
+        return Err(last);
+    }
+    Ok(None)
+}
+
+fn described(fetched: &Fetched, known: Option<&FileEntry>) -> (Content, Option<i64>) {
+    if let Some(known) = known {
+        return (known.content.clone(), (known.mtime_ns > 0).then_some(known.mtime_ns));
+    }
+    let metadata = &fetched.head.info.metadata;
+    let mode = metadata.get("mode").and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or(0o644);
+    let content = Content {
+        sha256: Digest::UNKNOWN,
+        size: fetched.head.size,
+        mode: mode & 0o777,
+        link: metadata.contains_key("link"),
+    };
+    (content, metadata.get("mtime-ns").and_then(|ns| ns.parse().ok()))
+}
+
+/// Is told how a restore goes on.
+pub trait Progress: Send + Sync {
+    /// So many files and bytes are to come.
+    fn begin(&self, files: u64, bytes: u64);
+    /// So many more have come.
+    fn advance(&self, files: u64, bytes: u64);
+}
+
+/// Tells nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&self, _files: u64, _bytes: u64) {}
+    fn advance(&self, _files: u64, _bytes: u64) {}
+}
+
+/// Checks that a file is what an index says, by reading it. For `sync verify`.
+pub fn digest_here(engine: &Engine, path: &TreePath) -> io::Result<Digest> {
+    hash(&engine.project.root.open_file(path)?)
+}
