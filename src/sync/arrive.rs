@@ -28,7 +28,7 @@ const SAVE_EVERY: usize = 1000;
 const TRIES: u32 = 5;
 
 /// What came of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Arrived {
     /// The generation of the manifest.
     pub generation: u64,

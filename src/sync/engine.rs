@@ -62,6 +62,7 @@ pub struct Engine {
     /// What cannot be kept or restored, with the reason.
     pub odd: BTreeMap<String, String>,
     pub(super) log: Log,
+    replay: Replay,
     /// What an earlier life may have written.
     pub(super) unsure: BTreeMap<TreePath, Vec<Content>>,
     /// What the next manifest changes against the last one; `None` = removed.
@@ -76,31 +77,28 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Reads what is known here and there. The owner is checked first.
+    /// Reads what is known here and there, to read alone. The owner is checked first.
     pub async fn open(project: Project) -> Result<Self, SyncError> {
         lease::check_owner(&*project.store, &project.id, false).await?;
-        Self::load(project).await
+        let mut engine = Self::prepare(project)?;
+        engine.reload_manifest().await?;
+        engine.replay();
+        Ok(engine)
     }
 
     /// The same, and takes the right to write.
     pub async fn open_to_write(project: Project) -> Result<Self, SyncError> {
         lease::check_owner(&*project.store, &project.id, true).await?;
         let lease = Lease::take(&*project.store, &project.id, &project.sandbox).await?;
-        let mut engine = Self::load(project).await?;
+        let mut engine = Self::prepare(project)?;
+        engine.reload_manifest().await?;
+        engine.replay();
         engine.lease = Some(lease);
         Ok(engine)
     }
 
-    /// Takes the right to write, once.
-    pub async fn take_lease(&mut self) -> Result<(), SyncError> {
-        if self.lease.is_none() {
-            lease::check_owner(&*self.project.store, &self.project.id, true).await?;
-            self.lease = Some(Lease::take(&*self.project.store, &self.project.id, &self.project.sandbox).await?);
-        }
-        Ok(())
-    }
-
-    async fn load(project: Project) -> Result<Self, SyncError> {
+    /// Reads what is known here. Makes no request; to be followed by [`Self::reload_manifest`] and [`Self::replay`].
+    pub fn prepare(project: Project) -> Result<Self, SyncError> {
         let state_failed = |error| SyncError::Local {
             act: "opening the intent log",
             path: project.log_path().display().to_string(),
@@ -112,7 +110,7 @@ impl Engine {
             root: (root.dev, root.ino),
             ..Index::default()
         });
-        let mut engine = Self {
+        Ok(Self {
             project,
             index,
             manifest: Manifest::default(),
@@ -120,6 +118,7 @@ impl Engine {
             tally: Tally::default(),
             odd: BTreeMap::new(),
             log,
+            replay,
             unsure: BTreeMap::new(),
             changes: BTreeMap::new(),
             touched: false,
@@ -128,19 +127,29 @@ impl Engine {
             committed_at: None,
             kept_at: None,
             garbage: false,
-        };
-        engine.read_manifest().await?;
-        engine.take_replay(replay);
-        Ok(engine)
+        })
     }
 
-    async fn read_manifest(&mut self) -> Result<(), SyncError> {
+    /// Takes the right to write that was got elsewhere.
+    pub fn set_lease(&mut self, lease: Option<Lease>) {
+        self.lease = lease;
+    }
+
+    /// Reads the manifest anew. What is not written yet stays on top of it.
+    pub async fn reload_manifest(&mut self) -> Result<(), SyncError> {
         let Some((head, bytes)) = read_small(&*self.project.store, manifest::KEY, MANIFEST_MOST).await? else {
+            self.manifest_etag = None;
             return Ok(());
         };
-        self.manifest_etag = Some(head.etag);
+        if self.manifest_etag.as_ref() == Some(&head.etag) {
+            return Ok(());
+        }
         match Manifest::decode(&bytes) {
-            Ok(read) if read.project == self.project.id => self.manifest = read,
+            Ok(read) if read.project == self.project.id => {
+                self.manifest = read;
+                let changes = std::mem::take(&mut self.changes);
+                changes.into_iter().for_each(|(path, entry)| self.set_file(path, entry));
+            }
             Ok(read) => {
                 return Err(SyncError::Owner {
                     store: self.project.store.name(),
@@ -152,10 +161,44 @@ impl Engine {
             Err(error @ ManifestError::Garbage(_)) => {
                 tracing::warn!("{error}: every object counts as it is, and the manifest is written anew");
                 self.garbage = true;
-                self.manifest.generation = self.index.generation;
+                self.touched = true;
+                self.manifest.generation = self.index.generation.max(self.manifest.generation);
             }
         }
+        self.manifest_etag = Some(head.etag);
         Ok(())
+    }
+
+    /// Takes over what an earlier life had written before it ended.
+    pub fn replay(&mut self) {
+        let replay = std::mem::take(&mut self.replay);
+        self.take_replay(replay);
+    }
+
+    /// What is in step here and not in the manifest, because a crash or a restore came between, goes into the next one.
+    pub fn adopt_index(&mut self) {
+        let stray = self.index.files.iter().filter(|(path, entry)| {
+            let known = self.manifest.files.get(*path);
+            entry.content.sha256 != Digest::UNKNOWN && entry.stat.is_some() && known.is_none_or(|known| known.etag != entry.etag)
+        });
+        let stray: Vec<_> = stray
+            .map(|(path, entry)| {
+                let file = FileEntry {
+                    content: entry.content.clone(),
+                    mtime_ns: entry.stat.map_or(0, |stat| stat.mtime_ns),
+                    etag: entry.etag.clone(),
+                };
+                (path.clone(), file)
+            })
+            .collect();
+        stray.into_iter().for_each(|(path, file)| self.set_file(path, Some(file)));
+    }
+
+    /// Takes the empty directories that there are.
+    pub fn set_empty(&mut self, empty: BTreeSet<TreePath>) {
+        self.index.empty.clone_from(&empty);
+        self.manifest.empty = empty;
+        self.touched = true;
     }
 
     /// What was written before a crash is in step as far as the store goes; what is here is to be looked at again.

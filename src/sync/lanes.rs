@@ -185,8 +185,8 @@ mod tests {
             let mut first = BTreeMap::new();
             for (file, at, fast) in touches {
                 while let Some(due) = lanes.next_due().filter(|due| *due <= ms(at)) {
-                    prop_assert!(due >= now, "a deadline in the past");
-                    now = due;
+                    // Configuration that first looked like the rest may be due before it was known as such.
+                    now = due.max(now);
                     let taken = lanes.take_due(now);
                     prop_assert!(!taken.is_empty(), "a deadline at which nothing is due");
                     for path in taken {
