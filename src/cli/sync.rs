@@ -158,7 +158,11 @@ fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
 
 /// Lines for the unit's log: no time, the journal has it.
 fn trace() {
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false).with_ansi(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .with_ansi(false);
     // Another verb of this process may have set one.
     let _ = subscriber.try_init();
 }

@@ -82,7 +82,10 @@ impl Engine {
         let there = self.listing(&mut arrived).await?;
         let baseline = self.baseline();
         let steps = self.plan(&there, baseline.as_ref());
-        let total: u64 = steps.iter().filter(|(_, step, _)| matches!(step, Step::Download | Step::CopyLocalDownload)).count() as u64;
+        let total: u64 = steps
+            .iter()
+            .filter(|(_, step, _)| matches!(step, Step::Download | Step::CopyLocalDownload))
+            .count() as u64;
         let mut wanted = Vec::new();
         let mut doomed = Vec::new();
         for (path, step, seen) in steps {
@@ -171,7 +174,13 @@ impl Engine {
         }
         let mut steps = Vec::with_capacity(paths.len());
         for path in paths {
-            let seen = self.project.root.lstat(path).ok().flatten().filter(|stat| stat.kind != Kind::Directory);
+            let seen = self
+                .project
+                .root
+                .lstat(path)
+                .ok()
+                .flatten()
+                .filter(|stat| stat.kind != Kind::Directory);
             let entry = self.index.files.get(path);
             let object = there.get(path);
             // The common case needs no hashing.
@@ -196,7 +205,9 @@ impl Engine {
                 (None, None) => Base::None,
             };
             let remote = match object {
-                Some(There { etag, known: Some(known), .. }) => Remote::Known {
+                Some(There {
+                    etag, known: Some(known), ..
+                }) => Remote::Known {
                     content: &known.content,
                     etag,
                     edited,
@@ -213,7 +224,12 @@ impl Engine {
     /// Whether the store's lack of an object means that somebody removed it: the manifest does not have it either.
     fn was_removed(&self, path: &TreePath, with_git: bool) -> bool {
         let in_manifest = self.manifest.files.contains_key(path);
-        let tracked_then = with_git && self.manifest.git.as_ref().is_some_and(|git| git.changed.get(path).is_some_and(Option::is_some));
+        let tracked_then = with_git
+            && self
+                .manifest
+                .git
+                .as_ref()
+                .is_some_and(|git| git.changed.get(path).is_some_and(Option::is_some));
         !in_manifest && !self.garbage && (self.index.files.contains_key(path) || tracked_then)
     }
 
@@ -247,7 +263,13 @@ impl Engine {
             Step::Download | Step::RemoveLocal => {}
             Step::Adopt => {
                 arrived.unchanged += 1;
-                if let (Some(seen), Some(There { etag, known: Some(known), .. })) = (seen, there) {
+                if let (
+                    Some(seen),
+                    Some(There {
+                        etag, known: Some(known), ..
+                    }),
+                ) = (seen, there)
+                {
                     let content = Content {
                         mode: seen.mode,
                         ..known.content.clone()
@@ -362,7 +384,9 @@ impl Engine {
                     }
                 }
                 None => {
-                    arrived.refused.insert(wanted.path.to_string(), "the object vanished or does not verify".into());
+                    arrived
+                        .refused
+                        .insert(wanted.path.to_string(), "the object vanished or does not verify".into());
                 }
             }
             since_save += 1;
@@ -481,7 +505,9 @@ enum Placed {
 fn refused_or_failed(path: &TreePath, error: io::Error) -> Result<Placed, SyncError> {
     use io::ErrorKind as K;
     match error.kind() {
-        K::NotADirectory | K::IsADirectory | K::DirectoryNotEmpty | K::AlreadyExists | K::InvalidFilename => Ok(Placed::Refused(error.to_string())),
+        K::NotADirectory | K::IsADirectory | K::DirectoryNotEmpty | K::AlreadyExists | K::InvalidFilename => {
+            Ok(Placed::Refused(error.to_string()))
+        }
         _ if is_absent(&error) || error.raw_os_error() == Some(libc::EXDEV) => {
             Ok(Placed::Refused(format!("a link or a file is where a directory should be: {error}")))
         }
@@ -522,7 +548,9 @@ async fn fetch(store: &dyn Store, wanted: &Wanted) -> Result<Option<Ready>, Stor
         if attempt > 0 {
             tokio::time::sleep(std::time::Duration::from_millis(100 << attempt)).await;
         }
-        let Some(fetched) = store.get(wanted.path.as_str()).await? else { return Ok(None) };
+        let Some(fetched) = store.get(wanted.path.as_str()).await? else {
+            return Ok(None);
+        };
         let known = wanted.there.known.as_ref().filter(|known| known.etag == fetched.head.etag);
         let (mut content, mtime_ns) = described(&fetched, known);
         let etag = fetched.head.etag.clone();
@@ -564,7 +592,10 @@ fn described(fetched: &Fetched, known: Option<&FileEntry>) -> (Content, Option<i
         return (known.content.clone(), (known.mtime_ns > 0).then_some(known.mtime_ns));
     }
     let metadata = &fetched.head.info.metadata;
-    let mode = metadata.get("mode").and_then(|mode| u32::from_str_radix(mode, 8).ok()).unwrap_or(0o644);
+    let mode = metadata
+        .get("mode")
+        .and_then(|mode| u32::from_str_radix(mode, 8).ok())
+        .unwrap_or(0o644);
     let content = Content {
         sha256: Digest::UNKNOWN,
         size: fetched.head.size,

@@ -93,7 +93,12 @@ impl Root {
     /// Opens a directory; its own path may go through links.
     pub fn open(path: &Path) -> io::Result<Self> {
         let path = std::fs::canonicalize(path)?;
-        let fd = openat(nix::fcntl::AT_FDCWD, &path, OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let fd = openat(
+            nix::fcntl::AT_FDCWD,
+            &path,
+            OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
         Ok(Self { fd, path })
     }
 
@@ -292,7 +297,10 @@ fn step(from: &impl AsFd, part: &str, flags: OFlag) -> nix::Result<OwnedFd> {
 
 /// Whether an error says that there is nothing under the name: missing, or something else where a directory should be.
 pub fn is_absent(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP))
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)
+    )
 }
 
 /// What may be there when a pending file appears.
@@ -325,7 +333,13 @@ impl Pending {
         self.file().set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
         if let Some(ns) = mtime_ns {
             let time = TimeSpec::new(ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
-            utimensat(&self.directory, self.temporary.as_str(), &time, &time, UtimensatFlags::NoFollowSymlink)?;
+            utimensat(
+                &self.directory,
+                self.temporary.as_str(),
+                &time,
+                &time,
+                UtimensatFlags::NoFollowSymlink,
+            )?;
         }
         Ok(())
     }

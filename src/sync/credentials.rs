@@ -104,7 +104,9 @@ impl Source {
                 // The three of ours that a worker passes on; never the notify socket.
                 shell.env_remove("NOTIFY_SOCKET");
                 let output = tokio::time::timeout(PATIENCE, shell.output()).await;
-                let output = output.map_err(|_| self.failed("it took too long"))?.map_err(|error| self.failed(error))?;
+                let output = output
+                    .map_err(|_| self.failed("it took too long"))?
+                    .map_err(|error| self.failed(error))?;
                 if !output.status.success() {
                     return Err(self.failed(output.status));
                 }
@@ -157,7 +159,9 @@ impl fmt::Debug for Source {
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
+        f.debug_struct("Keys")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
     }
 }
 

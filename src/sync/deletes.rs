@@ -106,7 +106,12 @@ impl Deletes {
             return Decision { remove: Vec::new(), held };
         }
         let long_enough = |since: Moment| at_once || since + GONE <= now;
-        let remove: Vec<_> = self.gone.iter().filter(|(_, since)| long_enough(**since)).map(|(path, _)| path.clone()).collect();
+        let remove: Vec<_> = self
+            .gone
+            .iter()
+            .filter(|(_, since)| long_enough(**since))
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in &remove {
             self.back(path);
         }

@@ -106,10 +106,12 @@ impl Engine {
         };
         let (log, replay) = Log::open(&project.log_path()).map_err(state_failed)?;
         let root = project.root.stat().map_err(state_failed)?;
-        let index = Index::load(&project.index_path()).filter(|index| index.is_of(&root)).unwrap_or_else(|| Index {
-            root: (root.dev, root.ino),
-            ..Index::default()
-        });
+        let index = Index::load(&project.index_path())
+            .filter(|index| index.is_of(&root))
+            .unwrap_or_else(|| Index {
+                root: (root.dev, root.ino),
+                ..Index::default()
+            });
         Ok(Self {
             project,
             index,
@@ -212,14 +214,7 @@ impl Engine {
             if self.manifest.files.get(&path).is_none_or(|known| known.etag != etag) {
                 self.set_file(path.clone(), Some(entry));
             }
-            self.index.files.insert(
-                path,
-                Entry {
-                    stat: None,
-                    content,
-                    etag,
-                },
-            );
+            self.index.files.insert(path, Entry { stat: None, content, etag });
         }
         self.unsure = replay.unsure;
     }
@@ -296,7 +291,11 @@ impl Engine {
                 Some(etag) => Condition::Matches(etag.clone()),
                 None => Condition::Absent,
             };
-            let put = self.project.store.put(manifest::KEY, Body::Bytes(bytes.clone()), Info::default(), condition).await;
+            let put = self
+                .project
+                .store
+                .put(manifest::KEY, Body::Bytes(bytes.clone()), Info::default(), condition)
+                .await;
             self.committed_at = Some(Instant::now());
             let etag = match put {
                 Ok(etag) => etag,

@@ -91,7 +91,9 @@ impl Git {
     /// The newest commit that upstream has too: what a fresh clone will have at least. `None` when there is no upstream.
     pub fn base(&self) -> Option<String> {
         let upstream = ["@{upstream}", "origin/HEAD"];
-        let found = upstream.iter().find_map(|upstream| self.text(&["merge-base", "HEAD", upstream]).ok());
+        let found = upstream
+            .iter()
+            .find_map(|upstream| self.text(&["merge-base", "HEAD", upstream]).ok());
         found.or_else(|| {
             // Another branch may have been pushed: the newest commit below any remote branch.
             let remote = self.lines(&["for-each-ref", "--format=%(refname)%00", "refs/remotes"]).ok()?;
@@ -150,7 +152,17 @@ impl Git {
         let mut command = Command::new("git");
         command
             // The sandbox often runs as root in a directory of another user.
-            .args(["-c", "safe.directory=*", "-c", "core.quotePath=false", "-c", "core.fsmonitor=false", "-c", "gc.auto=0", "-C"])
+            .args([
+                "-c",
+                "safe.directory=*",
+                "-c",
+                "core.quotePath=false",
+                "-c",
+                "core.fsmonitor=false",
+                "-c",
+                "gc.auto=0",
+                "-C",
+            ])
             .arg(&self.root)
             .args(arguments)
             .env("GIT_OPTIONAL_LOCKS", "0")

@@ -88,7 +88,12 @@ impl Lanes {
     pub fn take_due(&mut self, now: Moment) -> Vec<TreePath> {
         let batch = self.batch_due_at().is_some_and(|due| due <= now);
         let due = |dirt: &Dirt| dirt.settles_at() <= now && (dirt.lane == Lane::Fast || batch);
-        let paths: Vec<_> = self.dirty.iter().filter(|(_, dirt)| due(dirt)).map(|(path, _)| path.clone()).collect();
+        let paths: Vec<_> = self
+            .dirty
+            .iter()
+            .filter(|(_, dirt)| due(dirt))
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in &paths {
             self.dirty.remove(path);
         }
@@ -102,7 +107,12 @@ impl Lanes {
 
     /// When something will be due, if nothing else happens.
     pub fn next_due(&self) -> Option<Moment> {
-        let fast = self.dirty.values().filter(|dirt| dirt.lane == Lane::Fast).map(Dirt::settles_at).min();
+        let fast = self
+            .dirty
+            .values()
+            .filter(|dirt| dirt.lane == Lane::Fast)
+            .map(Dirt::settles_at)
+            .min();
         [fast, self.batch_due_at()].into_iter().flatten().min()
     }
 

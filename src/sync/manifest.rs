@@ -182,8 +182,14 @@ mod tests {
         assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer(2)));
         assert!(matches!(Manifest::decode(b"<html>"), Err(ManifestError::Garbage(_))));
         assert!(matches!(Manifest::decode(b""), Err(ManifestError::Garbage(_))));
-        let hostile = zstd::encode_all(&br#"{"v":1,"project":"","sandbox":"","epoch":1,"generation":1,"created_ms":0,"nonce":0,"files":{"../x":{}}}"#[..], 1);
-        assert!(matches!(Manifest::decode(&hostile.expect("packed")), Err(ManifestError::Garbage(_))));
+        let hostile = zstd::encode_all(
+            &br#"{"v":1,"project":"","sandbox":"","epoch":1,"generation":1,"created_ms":0,"nonce":0,"files":{"../x":{}}}"#[..],
+            1,
+        );
+        assert!(matches!(
+            Manifest::decode(&hostile.expect("packed")),
+            Err(ManifestError::Garbage(_))
+        ));
     }
 
     proptest! {

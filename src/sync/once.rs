@@ -50,13 +50,22 @@ pub async fn flush(project: Project, confirm_deletes: bool) -> Result<Flushed, S
         path: error.directory.clone(),
         error: error.error,
     })?;
-    let changed = found.files.iter().filter(|(path, stat)| !engine.index.files.get(*path).is_some_and(|entry| entry.is_unchanged(stat)));
+    let changed = found
+        .files
+        .iter()
+        .filter(|(path, stat)| !engine.index.files.get(*path).is_some_and(|entry| entry.is_unchanged(stat)));
     let changed: Vec<_> = changed.map(|(path, _)| path.clone()).collect();
     if engine.manifest.empty != found.empty {
         engine.set_empty(found.empty.clone());
     }
     let sent = engine.send(&changed).await?;
-    let gone: Vec<_> = engine.index.files.keys().filter(|path| matches!(engine.project.root.lstat(path), Ok(None))).cloned().collect();
+    let gone: Vec<_> = engine
+        .index
+        .files
+        .keys()
+        .filter(|path| matches!(engine.project.root.lstat(path), Ok(None)))
+        .cloned()
+        .collect();
     let held = gone.len();
     let around = super::deletes::Surroundings {
         root_in_place: engine.root_in_place(),

@@ -117,7 +117,11 @@ fn from_index(local: Option<&Content>, content: &Content, etag: &Etag, remote: &
         (Some(local), Remote::Known { content: there, .. }) if local.same(there) => Step::Adopt,
         (Some(_), Remote::Known { content: there, .. }) if there.same(content) => Step::KeepLocal,
         (Some(_), Remote::Known { etag: there, .. } | Remote::Foreign { etag: there }) if *there == etag => {
-            if here_same { Step::Nothing } else { Step::KeepLocal }
+            if here_same {
+                Step::Nothing
+            } else {
+                Step::KeepLocal
+            }
         }
         (Some(_), Remote::Known { .. } | Remote::Foreign { .. }) if here_same => Step::Download,
         (Some(_), Remote::Known { .. } | Remote::Foreign { .. }) => Step::KeepLocalCopyRemote,
@@ -198,7 +202,11 @@ mod tests {
     }
 
     fn run(local: Option<u8>, was: &Was, there: &There) -> Step {
-        let (here, base_content, base_etag) = (local.map(content), content(if let Was::Index(n) = was { *n } else { 0 }), etag(if let Was::Index(n) = was { *n } else { 0 }));
+        let (here, base_content, base_etag) = (
+            local.map(content),
+            content(if let Was::Index(n) = was { *n } else { 0 }),
+            etag(if let Was::Index(n) = was { *n } else { 0 }),
+        );
         let (there_content, there_etag) = match there {
             There::Known(n, _) | There::Foreign(n) => (content(*n), etag(*n)),
             There::Never | There::Removed => (content(0), etag(0)),

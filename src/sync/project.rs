@@ -52,7 +52,9 @@ impl Project {
         };
         let Some(address) = address else { return Ok(None) };
         if config.project_id.is_empty() {
-            return Err(SyncError::Config("there is a store but no project id: set SANDKEEP_PROJECT_ID or [project] id".into()));
+            return Err(SyncError::Config(
+                "there is a store but no project id: set SANDKEEP_PROJECT_ID or [project] id".into(),
+            ));
         }
         let address = address.for_project(&config.project_id).map_err(|error| unusable(&error))?;
         let root = Root::open(&config.root).map_err(|error| SyncError::Local {
@@ -73,7 +75,11 @@ impl Project {
         let state = state_directory(&config.state_dir, &config.project_id, root.path(), &address)?;
         Ok(Some(Self {
             id: config.project_id.clone(),
-            sandbox: if config.sandbox_id.is_empty() { host_name() } else { config.sandbox_id.clone() },
+            sandbox: if config.sandbox_id.is_empty() {
+                host_name()
+            } else {
+                config.sandbox_id.clone()
+            },
             rules,
             store: connect(address, &look_up)?,
             git,
@@ -103,7 +109,12 @@ impl Project {
             path: path.display().to_string(),
             error,
         };
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(failed)?;
         Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| SyncError::Busy)
     }
 
@@ -145,7 +156,11 @@ fn state_directory(state: &Path, id: &str, root: &Path, address: &Address) -> Re
         path: path.display().to_string(),
         error,
     };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .map_err(failed)?;
     Ok(path)
 }
 

@@ -154,11 +154,7 @@ pub struct Folder {
 
 impl Folder {
     /// Reads what `names` say of the directory: its `.gitignore` and `.sandkeepignore` through `read`, which may fail.
-    pub fn new<'a>(
-        relative: &str,
-        names: impl IntoIterator<Item = &'a str>,
-        mut read: impl FnMut(&str) -> Option<String>,
-    ) -> Self {
+    pub fn new<'a>(relative: &str, names: impl IntoIterator<Item = &'a str>, mut read: impl FnMut(&str) -> Option<String>) -> Self {
         let (mut folder, mut ignore) = (Self::default(), Vec::new());
         for name in names {
             folder.is_package |= MANIFESTS.contains(&name);
@@ -248,9 +244,8 @@ impl Rules {
 
     /// Whether something below a directory that is left out may still be kept.
     pub fn may_keep_below(&self, directory: &str) -> bool {
-        let inside = |prefix: &String| {
-            !prefix.is_empty() && (prefix == directory || is_below(prefix, directory) || is_below(directory, prefix))
-        };
+        let inside =
+            |prefix: &String| !prefix.is_empty() && (prefix == directory || is_below(prefix, directory) || is_below(directory, prefix));
         self.tracked_directories.contains(directory) || self.include_prefixes.iter().any(inside)
     }
 
@@ -310,7 +305,11 @@ fn built_in(name: &str, is_directory: bool, beside_manifest: bool) -> Option<&'s
     if is_directory && beside_manifest {
         return named(BESIDE_MANIFEST);
     }
-    if is_directory { None } else { ENDINGS.iter().copied().find(|ending| name.ends_with(ending)) }
+    if is_directory {
+        None
+    } else {
+        ENDINGS.iter().copied().find(|ending| name.ends_with(ending))
+    }
 }
 
 fn ignored(path: &str, is_directory: bool, above: &[Folder]) -> Verdict {
@@ -396,7 +395,12 @@ mod tests {
         assert!(!rules.judge("a.gen.ts", false, &top).kept);
         assert!(rules.judge("b.gen.ts", false, &top).kept);
         assert!(!rules.judge(".env.local", false, &top).kept);
-        rules.set_tracked(["a.gen.ts".to_owned(), "secret/x".into(), ".env.example".into(), "build/keep.txt".into()]);
+        rules.set_tracked([
+            "a.gen.ts".to_owned(),
+            "secret/x".into(),
+            ".env.example".into(),
+            "build/keep.txt".into(),
+        ]);
         assert_eq!(rules.judge("a.gen.ts", false, &top).rule, Rule::Tracked);
         assert!(rules.judge(".env.example", false, &top).kept);
         assert!(rules.judge("secret/x", false, &top).kept);
@@ -428,7 +432,13 @@ mod tests {
 
     #[test]
     fn configuration_is_urgent() {
-        for name in ["package.json", "a/tsconfig.app.json", "vite.config.ts", "prisma/schema.prisma", ".env.local"] {
+        for name in [
+            "package.json",
+            "a/tsconfig.app.json",
+            "vite.config.ts",
+            "prisma/schema.prisma",
+            ".env.local",
+        ] {
             assert!(Rules::is_urgent(&TreePath::parse(name).expect("good")), "{name}");
         }
         assert!(!Rules::is_urgent(&TreePath::parse("src/app.tsx").expect("good")));

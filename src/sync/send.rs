@@ -106,7 +106,8 @@ impl Engine {
             Some(entry) => {
                 let small = entry.content.size <= TRASH_MOST && !entry.content.link && entry.content.sha256 != Digest::UNKNOWN;
                 let differs = entry.content.sha256 != local.content.sha256;
-                let old = (small && differs && !self.trashed.contains(&entry.content.sha256)).then(|| (entry.content.sha256, entry.etag.clone()));
+                let old =
+                    (small && differs && !self.trashed.contains(&entry.content.sha256)).then(|| (entry.content.sha256, entry.etag.clone()));
                 (Condition::Matches(entry.etag.clone()), old)
             }
             None => match self.manifest.tombstones.get(path) {
@@ -143,7 +144,10 @@ impl Engine {
 
     async fn send_chunk(&mut self, work: Vec<Work>, sent: &mut Sent) -> Result<(), SyncError> {
         self.check_lease().await?;
-        let intents: Vec<_> = work.iter().map(|one| Record::Intent(one.path.clone(), one.local.content.clone())).collect();
+        let intents: Vec<_> = work
+            .iter()
+            .map(|one| Record::Intent(one.path.clone(), one.local.content.clone()))
+            .collect();
         self.log.append(&intents).map_err(|error| self.log_failed(error))?;
         let store = Arc::clone(&self.project.store);
         let mut differing = Vec::new();
@@ -210,7 +214,10 @@ impl Engine {
                         self.stored(one, etag);
                         return Ok(());
                     }
-                    let ours = self.unsure.get(&one.path).is_some_and(|own| own.iter().any(|content| content.sha256 == digest))
+                    let ours = self
+                        .unsure
+                        .get(&one.path)
+                        .is_some_and(|own| own.iter().any(|content| content.sha256 == digest))
                         || self.index.files.get(&one.path).is_some_and(|entry| entry.content.sha256 == digest);
                     if !ours && self.keep_conflict(&one.path, &etag).await?.is_none() {
                         continue;
@@ -221,7 +228,9 @@ impl Engine {
             (one.old, one.source) = (None, None);
             match put_one(&*store, &one).await? {
                 Outcome::Stored(etag) => {
-                    self.log.append(&[Record::Ack(one.path.clone(), etag.clone())]).map_err(|error| self.log_failed(error))?;
+                    self.log
+                        .append(&[Record::Ack(one.path.clone(), etag.clone())])
+                        .map_err(|error| self.log_failed(error))?;
                     self.stored(one, etag);
                     return Ok(());
                 }
@@ -242,16 +251,25 @@ impl Engine {
         self.check_lease().await?;
         let store = Arc::clone(&self.project.store);
         let mut doomed: BTreeMap<TreePath, Etag> = BTreeMap::new();
-        let known: Vec<_> = paths.iter().filter_map(|path| Some((path.clone(), self.index.files.get(path)?.clone()))).collect();
+        let known: Vec<_> = paths
+            .iter()
+            .filter_map(|path| Some((path.clone(), self.index.files.get(path)?.clone())))
+            .collect();
         let checks = futures_util::stream::iter(known).map(|(path, entry)| {
             let store = Arc::clone(&store);
             async move {
                 let trash = (!entry.content.link && entry.content.size <= TRASH_MOST).then_some(entry.content.sha256);
                 let result = if let Some(sha256) = trash.filter(|sha256| *sha256 != Digest::UNKNOWN) {
                     let to = format!("{TRASH}{sha256}");
-                    store.copy(path.as_str(), &entry.etag, &to, info_for(&path, None)).await.map(|_| true)
+                    store
+                        .copy(path.as_str(), &entry.etag, &to, info_for(&path, None))
+                        .await
+                        .map(|_| true)
                 } else {
-                    store.head(path.as_str()).await.map(|head| head.is_some_and(|head| head.etag == entry.etag))
+                    store
+                        .head(path.as_str())
+                        .await
+                        .map(|head| head.is_some_and(|head| head.etag == entry.etag))
                 };
                 (path, entry, result)
             }
@@ -276,7 +294,10 @@ impl Engine {
         if let Some(error) = failed {
             return Err(error.into());
         }
-        let records: Vec<_> = doomed.iter().map(|(path, etag)| Record::Remove(path.clone(), etag.clone())).collect();
+        let records: Vec<_> = doomed
+            .iter()
+            .map(|(path, etag)| Record::Remove(path.clone(), etag.clone()))
+            .collect();
         self.log.append(&records).map_err(|error| self.log_failed(error))?;
         for (path, etag) in &doomed {
             self.set_file(path.clone(), None);
@@ -324,7 +345,10 @@ impl Engine {
 async fn put_one(store: &dyn Store, one: &Work) -> Result<Outcome, StoreError> {
     let info = info_for(&one.path, Some((&one.local.content, one.local.stat.mtime_ns)));
     if let Some((sha256, etag)) = &one.old {
-        match store.copy(one.path.as_str(), etag, &format!("{TRASH}{sha256}"), info_for(&one.path, None)).await {
+        match store
+            .copy(one.path.as_str(), etag, &format!("{TRASH}{sha256}"), info_for(&one.path, None))
+            .await
+        {
             Ok(_) => {}
             Err(StoreError::Precondition) => return Ok(Outcome::Differs),
             Err(error) => return Err(error),
@@ -340,7 +364,10 @@ async fn put_one(store: &dyn Store, one: &Work) -> Result<Outcome, StoreError> {
             Err(error) => return Err(error),
         }
     }
-    match store.put(one.path.as_str(), one.local.body.clone(), info, one.condition.clone()).await {
+    match store
+        .put(one.path.as_str(), one.local.body.clone(), info, one.condition.clone())
+        .await
+    {
         Ok(etag) => Ok(Outcome::Stored(etag)),
         Err(StoreError::Precondition) => Ok(Outcome::Differs),
         Err(StoreError::Changed) => Ok(Outcome::Changed),
@@ -351,7 +378,9 @@ async fn put_one(store: &dyn Store, one: &Work) -> Result<Outcome, StoreError> {
 
 /// The digest of an object's bytes, its token, and whether it is a link.
 async fn digest_of(store: &dyn Store, key: &str) -> Result<Option<(Digest, Etag, bool)>, StoreError> {
-    let Some(mut fetched) = store.get(key).await? else { return Ok(None) };
+    let Some(mut fetched) = store.get(key).await? else {
+        return Ok(None);
+    };
     let mut hasher = Sha256::new();
     while let Some(chunk) = fetched.body.next().await {
         hasher.update(&chunk?);

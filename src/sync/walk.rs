@@ -151,7 +151,11 @@ fn folder_of(root: &Root, directory: &str, names: &[String]) -> Folder {
 
 /// A name in a directory, `""` being the root.
 pub fn join(directory: &str, name: &str) -> String {
-    if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") }
+    if directory.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{directory}/{name}")
+    }
 }
 
 struct Walker<'a> {
@@ -267,7 +271,8 @@ fn find_twins(walk: &mut Walk) {
     }
     for (path, twin) in lost {
         walk.files.remove(&path);
-        walk.odd.insert(path.to_string(), format!("the store cannot tell its name from `{twin}`"));
+        walk.odd
+            .insert(path.to_string(), format!("the store cannot tell its name from `{twin}`"));
     }
 }
 
@@ -307,7 +312,10 @@ mod tests {
         let walk = walk(&root, &rules).expect("walked");
         assert_eq!(names(&walk), ["dist/deep/b.js", "package.json"]);
         let path = TreePath::parse("dist/a.js").expect("good");
-        assert_eq!(explain(&root, &rules, &path).rule.to_string(), "dist/ is left out: built-in list: dist");
+        assert_eq!(
+            explain(&root, &rules, &path).rule.to_string(),
+            "dist/ is left out: built-in list: dist"
+        );
         let path = TreePath::parse("dist/deep/b.js").expect("good");
         assert_eq!(explain(&root, &rules, &path).rule, Rule::Tracked);
     }
@@ -331,6 +339,9 @@ mod tests {
         fs::write(root.path().join(".gitignore"), "b.ts\n").expect("written");
         let part = walk_below(&root, &Rules::default(), "src").expect("walked");
         assert_eq!(names(&part), ["src/a.ts"]);
-        assert_eq!(walk_below(&root, &Rules::default(), "node_modules/x").expect("walked").files.len(), 0);
+        assert_eq!(
+            walk_below(&root, &Rules::default(), "node_modules/x").expect("walked").files.len(),
+            0
+        );
     }
 }

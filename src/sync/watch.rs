@@ -89,7 +89,12 @@ impl Watch {
         }
         loop {
             let walk = walk_below(root, rules, directory)?;
-            let fresh: Vec<_> = walk.directories.iter().filter(|found| !self.watched.contains(*found)).cloned().collect();
+            let fresh: Vec<_> = walk
+                .directories
+                .iter()
+                .filter(|found| !self.watched.contains(*found))
+                .cloned()
+                .collect();
             if fresh.is_empty() || self.polling.is_some() {
                 return Ok(walk);
             }
@@ -107,7 +112,12 @@ impl Watch {
     /// Forgets a directory that is gone, or is another one by now, and all below it.
     pub fn forget(&mut self, root: &Root, directory: &str) {
         let below = format!("{directory}/");
-        let gone: Vec<_> = self.watched.iter().filter(|path| *path == directory || path.starts_with(&below)).cloned().collect();
+        let gone: Vec<_> = self
+            .watched
+            .iter()
+            .filter(|path| *path == directory || path.starts_with(&below))
+            .cloned()
+            .collect();
         for path in gone {
             self.watched.remove(&path);
             if let Some(watcher) = &mut self.watcher {
@@ -119,7 +129,11 @@ impl Watch {
 
     fn add(&mut self, root: &Root, directory: &str) {
         let Some(watcher) = &mut self.watcher else { return };
-        let path = if directory.is_empty() { root.path().to_owned() } else { root.path().join(directory) };
+        let path = if directory.is_empty() {
+            root.path().to_owned()
+        } else {
+            root.path().join(directory)
+        };
         match watcher.watch(&path, RecursiveMode::NonRecursive) {
             Ok(()) => {
                 self.watched.insert(directory.to_owned());
@@ -139,7 +153,10 @@ impl Watch {
 fn is_exhausted(error: &notify::Error) -> bool {
     match &error.kind {
         ErrorKind::MaxFilesWatch => true,
-        ErrorKind::Io(error) => matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EMFILE | libc::ENFILE | libc::ENOMEM)),
+        ErrorKind::Io(error) => matches!(
+            error.raw_os_error(),
+            Some(libc::ENOSPC | libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+        ),
         _ => false,
     }
 }
@@ -171,5 +188,7 @@ impl Shared {
 }
 
 fn is_ours(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(super::beneath::TEMPORARY))
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| name.starts_with(super::beneath::TEMPORARY))
 }

@@ -68,7 +68,10 @@ struct Worker {
 /// Runs until it is told to stop, then sends what is left. Returns when that is done, or with what no later attempt can mend.
 pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
     let _lock = project.lock()?;
-    let (tell, status) = watch::channel(Part::default());
+    let (tell, status) = watch::channel(Part {
+        state: State::Restoring,
+        ..Part::default()
+    });
     let (sender, mut commands) = mpsc::channel(16);
     if let Some(path) = &options.socket
         && let Err(error) = door::open(path, sender.clone(), status).await
@@ -122,7 +125,11 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
 async fn begin(project: Project, options: Options, tell: watch::Sender<Part>) -> Result<Worker, SyncError> {
     let (batch_files, batch_interval, expires_at) = (project.batch_files, project.batch_interval, project.expires_at);
     let (sandbox, id) = (project.sandbox.clone(), project.id.clone());
-    tracing::info!("keeping {} in {} as {sandbox} of {id}", project.root.path().display(), project.store.name());
+    tracing::info!(
+        "keeping {} in {} as {sandbox} of {id}",
+        project.root.path().display(),
+        project.store.name()
+    );
     let store = Arc::clone(&project.store);
     until_reached(&*store, &tell, async || super::lease::check_owner(&*store, &id, true).await).await?;
     let engine = open_patiently(project, &tell).await?;
@@ -328,13 +335,24 @@ impl Worker {
             }
         }
         self.walk_took = begun.elapsed();
-        let pause = if self.watch.polling().is_some() { (self.walk_took * 50).max(Duration::from_secs(5)).min(WALK_EVERY) } else { WALK_EVERY };
+        let pause = if self.watch.polling().is_some() {
+            (self.walk_took * 50).max(Duration::from_secs(5)).min(WALK_EVERY)
+        } else {
+            WALK_EVERY
+        };
         self.walk_at = self.now() + pause;
     }
 
     fn take_walk(&mut self, mut walk: Walk) {
         self.present = walk.files.len();
-        let missing: Vec<_> = self.engine.index.files.keys().filter(|path| !walk.files.contains_key(*path)).cloned().collect();
+        let missing: Vec<_> = self
+            .engine
+            .index
+            .files
+            .keys()
+            .filter(|path| !walk.files.contains_key(*path))
+            .cloned()
+            .collect();
         for path in missing {
             // Left out by a rule since, but still there: it stays in the store as it was.
             if matches!(self.engine.project.root.lstat(&path), Ok(None)) {
@@ -348,7 +366,9 @@ impl Worker {
         self.engine.odd.clear();
         let left_out = std::mem::take(&mut walk.left_out);
         if !self.left_out.is_empty() {
-            let changed = left_out.iter().filter(|(path, stat)| self.left_out.get(*path).is_none_or(|before| before.mtime_ns != stat.mtime_ns));
+            let changed = left_out
+                .iter()
+                .filter(|(path, stat)| self.left_out.get(*path).is_none_or(|before| before.mtime_ns != stat.mtime_ns));
             self.excluded_changed.extend(changed.map(|(path, _)| path.clone()).take(10_000));
         }
         self.left_out = left_out;
@@ -372,7 +392,9 @@ impl Worker {
             (Some(due), Some(retry)) => Some(due.max(retry)),
             (due, retry) => due.or(retry),
         };
-        let tell = self.unsaid().then(|| self.told_at.map_or(Moment::ZERO, |at| at + TELL_EVERY - self.started));
+        let tell = self
+            .unsaid()
+            .then(|| self.told_at.map_or(Moment::ZERO, |at| at + TELL_EVERY - self.started));
         due.into_iter().chain(tell).fold(self.walk_at, Moment::min)
     }
 
@@ -393,7 +415,11 @@ impl Worker {
             return Ok(());
         }
         let ending = self.end_at().is_some_and(|at| at <= self.now());
-        let due = if ending { self.lanes.take_all() } else { self.lanes.take_due(self.now()) };
+        let due = if ending {
+            self.lanes.take_all()
+        } else {
+            self.lanes.take_due(self.now())
+        };
         let result = self.send(&due, false).await;
         self.judge_result(result.map(|_| ()), due)
     }
@@ -428,7 +454,10 @@ impl Worker {
         }
         // One more look: what is back by now is no longer gone.
         let waiting: Vec<_> = self.deletes.paths().cloned().collect();
-        let back: Vec<_> = waiting.into_iter().filter(|path| !matches!(self.engine.project.root.lstat(path), Ok(None))).collect();
+        let back: Vec<_> = waiting
+            .into_iter()
+            .filter(|path| !matches!(self.engine.project.root.lstat(path), Ok(None)))
+            .collect();
         back.iter().for_each(|path| self.deletes.back(path));
         let around = Surroundings {
             root_in_place: self.engine.root_in_place(),
@@ -612,7 +641,9 @@ impl Worker {
             pending: (self.lanes.pending(Lane::Fast) + self.lanes.pending(Lane::Batch)) as u64,
             pending_fast: self.lanes.pending(Lane::Fast) as u64,
             pending_batch: self.lanes.pending(Lane::Batch) as u64,
-            oldest_unsynced_ms: self.lanes.oldest().map_or(0, |first| u64::try_from((self.now().saturating_sub(first)).as_millis()).unwrap_or(u64::MAX)),
+            oldest_unsynced_ms: self.lanes.oldest().map_or(0, |first| {
+                u64::try_from((self.now().saturating_sub(first)).as_millis()).unwrap_or(u64::MAX)
+            }),
             excluded_changed: self.excluded_changed.len() as u64,
             last_upload_at: self.last_upload_at.clone(),
             files: self.engine.index.files.len() as u64,
@@ -622,8 +653,17 @@ impl Worker {
             held_deletes: self.deletes.pending() as u64,
             held_because: self.held.map(|held| held.to_string()),
             conflicts: self.engine.tally.conflicts,
-            odd: self.engine.odd.iter().take(20).map(|(path, why)| (path.clone(), why.clone())).collect(),
-            watching: self.watch.polling().map_or_else(|| "inotify".to_owned(), |why| format!("polling: {why}")),
+            odd: self
+                .engine
+                .odd
+                .iter()
+                .take(20)
+                .map(|(path, why)| (path.clone(), why.clone()))
+                .collect(),
+            watching: self
+                .watch
+                .polling()
+                .map_or_else(|| "inotify".to_owned(), |why| format!("polling: {why}")),
             requests: requests.into(),
             cost_per_hour: requests.cost() / hours,
         }
@@ -669,7 +709,10 @@ impl Worker {
 /// The index's files at or below a path.
 fn below<T>(files: &BTreeMap<TreePath, T>, path: &TreePath) -> Vec<TreePath> {
     let prefix = format!("{path}/");
-    let inside = files.range::<str, _>((std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded)).map(|(path, _)| path).take_while(|path| path.as_str().starts_with(&prefix));
+    let inside = files
+        .range::<str, _>((std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded))
+        .map(|(path, _)| path)
+        .take_while(|path| path.as_str().starts_with(&prefix));
     inside.chain(files.contains_key(path).then_some(path)).cloned().collect()
 }
 

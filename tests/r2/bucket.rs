@@ -78,7 +78,12 @@ impl Shared {
                 sha256: hex(&<sha2::Sha256 as sha2::Digest>::digest(&object.body)),
                 etag: object.etag.clone(),
                 content_type: object.content_type.clone(),
-                metadata: object.metadata.iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+                metadata: object
+                    .metadata
+                    .iter()
+                    .flatten()
+                    .map(|(key, value)| (key.clone(), value.clone()))
+                    .collect(),
             };
             (key.clone(), summary)
         });
@@ -109,7 +114,11 @@ impl Shared {
     }
 
     fn check(&self, bucket: &str) -> S3Result<()> {
-        if bucket == &*self.name { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+        if bucket == &*self.name {
+            Ok(())
+        } else {
+            Err(s3_error!(NoSuchBucket))
+        }
     }
 
     fn pace(&self, inner: &mut Inner, key: &str) -> S3Result<()> {
@@ -148,8 +157,14 @@ async fn all(body: Option<StreamingBlob>) -> S3Result<Bytes> {
 
 fn check_md5(header: Option<&String>, body: &[u8]) -> S3Result<()> {
     let Some(header) = header else { return Ok(()) };
-    let wanted = base64::engine::general_purpose::STANDARD.decode(header).map_err(|_| s3_error!(InvalidDigest))?;
-    if wanted == Md5::digest(body).as_slice() { Ok(()) } else { Err(s3_error!(BadDigest)) }
+    let wanted = base64::engine::general_purpose::STANDARD
+        .decode(header)
+        .map_err(|_| s3_error!(InvalidDigest))?;
+    if wanted == Md5::digest(body).as_slice() {
+        Ok(())
+    } else {
+        Err(s3_error!(BadDigest))
+    }
 }
 
 fn check_condition(current: Option<&Object>, matches: &Option<ETagCondition>, none_match: &Option<ETagCondition>) -> S3Result<()> {
@@ -305,7 +320,11 @@ impl S3 for Shared {
         check_condition(Some(&object), &input.copy_source_if_match, &None)?;
         self.pace(&mut inner, &to)?;
         object.modified = SystemTime::now();
-        if input.metadata_directive.as_ref().is_some_and(|directive| directive.as_str() == "REPLACE") {
+        if input
+            .metadata_directive
+            .as_ref()
+            .is_some_and(|directive| directive.as_str() == "REPLACE")
+        {
             object.metadata.clone_from(&input.metadata);
             object.content_type.clone_from(&input.content_type);
         }
@@ -325,21 +344,31 @@ impl S3 for Shared {
         let input = request.input;
         self.check(&input.bucket)?;
         let most = usize::try_from(input.max_keys.unwrap_or(1000).clamp(0, 1000)).expect("positive");
-        let (prefix, delimiter) = (input.prefix.clone().unwrap_or_default(), input.delimiter.clone().unwrap_or_default());
+        let (prefix, delimiter) = (
+            input.prefix.clone().unwrap_or_default(),
+            input.delimiter.clone().unwrap_or_default(),
+        );
         let after = input.continuation_token.clone().or(input.start_after.clone()).unwrap_or_default();
         let encoded = input.encoding_type.is_some();
         let shown = |key: &str| if encoded { encode(key) } else { key.to_owned() };
         let inner = self.inner.lock().unwrap();
         let (mut contents, mut prefixes): (Vec<(String, Object)>, Vec<String>) = (Vec::new(), Vec::new());
         let (mut last, mut truncated) = (None, false);
-        let start = if after >= prefix { Bound::Excluded(after.clone()) } else { Bound::Included(prefix.clone()) };
+        let start = if after >= prefix {
+            Bound::Excluded(after.clone())
+        } else {
+            Bound::Included(prefix.clone())
+        };
         for (key, object) in inner.objects.range::<String, _>((start, Bound::Unbounded)) {
             if !key.starts_with(&prefix) {
                 break;
             }
             let folder = (!delimiter.is_empty()).then(|| key[prefix.len()..].find(&delimiter)).flatten();
             let folder = folder.map(|at| key[..prefix.len() + at + delimiter.len()].to_owned());
-            if folder.as_ref().is_some_and(|folder| prefixes.last() == Some(folder) || (!after.is_empty() && *folder == after)) {
+            if folder
+                .as_ref()
+                .is_some_and(|folder| prefixes.last() == Some(folder) || (!after.is_empty() && *folder == after))
+            {
                 continue;
             }
             if contents.len() + prefixes.len() >= most {
@@ -363,7 +392,9 @@ impl S3 for Shared {
                 ..Default::default()
             })
             .collect();
-        let prefixes = prefixes.into_iter().map(|prefix| CommonPrefix { prefix: Some(shown(&prefix)) });
+        let prefixes = prefixes.into_iter().map(|prefix| CommonPrefix {
+            prefix: Some(shown(&prefix)),
+        });
         Ok(S3Response::new(ListObjectsV2Output {
             name: Some(input.bucket),
             prefix: input.prefix.as_deref().map(shown),
@@ -379,7 +410,10 @@ impl S3 for Shared {
         }))
     }
 
-    async fn create_multipart_upload(&self, request: S3Request<CreateMultipartUploadInput>) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let input = request.input;
         self.check(&input.bucket)?;
         check_key(&input.key, &input.metadata)?;
@@ -425,9 +459,15 @@ impl S3 for Shared {
         }))
     }
 
-    async fn abort_multipart_upload(&self, request: S3Request<AbortMultipartUploadInput>) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
         let mut inner = self.inner.lock().unwrap();
-        inner.uploads.remove(&request.input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        inner
+            .uploads
+            .remove(&request.input.upload_id)
+            .ok_or_else(|| s3_error!(NoSuchUpload))?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 
@@ -438,7 +478,10 @@ impl S3 for Shared {
         let input = request.input;
         let mut inner = self.inner.lock().unwrap();
         let upload = inner.uploads.get(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
-        let wanted = input.multipart_upload.and_then(|upload| upload.parts).ok_or_else(|| s3_error!(MalformedXML))?;
+        let wanted = input
+            .multipart_upload
+            .and_then(|upload| upload.parts)
+            .ok_or_else(|| s3_error!(MalformedXML))?;
         let (mut body, mut sums, mut first) = (Vec::new(), Vec::new(), None);
         for (at, part) in wanted.iter().enumerate() {
             let number = part.part_number.unwrap_or(0);
@@ -478,4 +521,3 @@ impl S3 for Shared {
         }))
     }
 }
-

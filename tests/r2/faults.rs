@@ -61,13 +61,18 @@ impl Faults {
     }
 
     pub(crate) fn count(&self, operation: &str, status: u16) {
-        let name = if (200..400).contains(&status) { operation.to_owned() } else { format!("{operation}!{status}") };
+        let name = if (200..400).contains(&status) {
+            operation.to_owned()
+        } else {
+            format!("{operation}!{status}")
+        };
         *self.counts.lock().unwrap().entry(name).or_insert(0) += 1;
     }
 
     pub(crate) fn meet(&self, operation: &str, path: &str) -> Option<Fault> {
         let mut orders = self.orders.lock().unwrap();
-        let fits = |order: &&mut Order| (order.operation == "*" || order.operation == operation) && path.contains(&order.key) && order.count > 0;
+        let fits =
+            |order: &&mut Order| (order.operation == "*" || order.operation == operation) && path.contains(&order.key) && order.count > 0;
         let order = orders.iter_mut().find(fits)?;
         if order.skip > 0 {
             order.skip -= 1;
@@ -86,14 +91,23 @@ impl Faults {
     pub(crate) fn check_clock(&self, headers: &HeaderMap) -> Option<Response<String>> {
         let here = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs().cast_signed() + *self.clock_ahead_s.lock().unwrap();
         let signed = headers.get("x-amz-date")?.to_str().ok()?;
-        let signed = jiff::fmt::strtime::parse("%Y%m%dT%H%M%S", signed.trim_end_matches('Z')).ok()?.to_datetime().ok()?;
+        let signed = jiff::fmt::strtime::parse("%Y%m%dT%H%M%S", signed.trim_end_matches('Z'))
+            .ok()?
+            .to_datetime()
+            .ok()?;
         let signed = jiff::tz::TimeZone::UTC.to_timestamp(signed).ok()?.as_second();
         if (here - signed).abs() <= 900 {
             return None;
         }
-        let date = jiff::Timestamp::from_second(here).ok()?.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let date = jiff::Timestamp::from_second(here)
+            .ok()?
+            .strftime("%a, %d %b %Y %H:%M:%S GMT")
+            .to_string();
         let text = "<?xml version=\"1.0\"?><Error><Code>RequestTimeTooSkewed</Code><Message>the clocks differ</Message></Error>";
-        let response = Response::builder().status(StatusCode::FORBIDDEN).header("date", date).header("content-type", "application/xml");
+        let response = Response::builder()
+            .status(StatusCode::FORBIDDEN)
+            .header("date", date)
+            .header("content-type", "application/xml");
         response.body(text.to_owned()).ok()
     }
 }

@@ -8,6 +8,7 @@ mod bucket;
 mod faults;
 
 use faults::{Fault, Faults};
+use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Frame};
 use hyper::service::service_fn;
@@ -30,7 +31,10 @@ async fn main() {
     };
     let state = bucket::Shared::new(&value("--bucket", "bucket"), arguments.iter().any(|argument| argument == "--rate"));
     let mut builder = S3ServiceBuilder::new(state.clone());
-    builder.set_auth(SimpleAuth::from_single(value("--access-key", "id"), value("--secret-key", "secret").as_str()));
+    builder.set_auth(SimpleAuth::from_single(
+        value("--access-key", "id"),
+        value("--secret-key", "secret").as_str(),
+    ));
     let mut config = S3Config::default();
     // The clock is checked in front, where a test can move it.
     config.presigned_url_max_skew_time_secs = 7 * 24 * 3600;
@@ -42,7 +46,11 @@ async fn main() {
         TcpListener::bind(address("--port")).await.expect("the port is free"),
         TcpListener::bind(address("--admin-port")).await.expect("the port is free"),
     );
-    println!("s3={} admin={}", s3.local_addr().expect("bound"), admin.local_addr().expect("bound"));
+    println!(
+        "s3={} admin={}",
+        s3.local_addr().expect("bound"),
+        admin.local_addr().expect("bound")
+    );
     tokio::spawn(admin::serve(admin, state.clone(), Arc::clone(&faults)));
     loop {
         let Ok((stream, _)) = s3.accept().await else { continue };
@@ -53,12 +61,18 @@ async fn main() {
                 let (service, faults) = (service.clone(), Arc::clone(&faults));
                 async move { answer(&service, &faults, request).await }
             });
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), serve)
+                .await;
         });
     }
 }
 
-async fn answer(service: &s3s::service::S3Service, faults: &Faults, request: Request<hyper::body::Incoming>) -> Result<Response<Body>, std::io::Error> {
+async fn answer(
+    service: &s3s::service::S3Service,
+    faults: &Faults,
+    request: Request<hyper::body::Incoming>,
+) -> Result<Response<Body>, std::io::Error> {
     let operation = faults::operation(request.method().as_str(), request.uri(), request.headers());
     let key = request.uri().path().to_owned();
     let fault = faults.meet(operation, &key);
@@ -70,7 +84,10 @@ async fn answer(service: &s3s::service::S3Service, faults: &Faults, request: Req
         Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
         Some(Fault::Status(status)) => {
             faults.count(operation, status);
-            let (code, status) = (if status == 429 { "TooManyRequests" } else { "SlowDown" }, StatusCode::from_u16(status).expect("a status"));
+            let (code, status) = (
+                if status == 429 { "TooManyRequests" } else { "SlowDown" },
+                StatusCode::from_u16(status).expect("a status"),
+            );
             let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>ordered by the test</Message></Error>");
             let response = Response::builder().status(status).header("content-type", "application/xml");
             return Ok(response.body(whole(text.into())).expect("a response"));
@@ -82,17 +99,27 @@ async fn answer(service: &s3s::service::S3Service, faults: &Faults, request: Req
         }
         Some(Fault::Reset | Fault::Lost) | None => {}
     }
-    let response = service.call(request.map(s3s::Body::from)).await.map_err(|error| std::io::Error::other(format!("{error:?}")))?;
+    let response = service
+        .call(request.map(s3s::Body::from))
+        .await
+        .map_err(|error| std::io::Error::other(format!("{error:?}")))?;
     faults.count(operation, response.status().as_u16());
     match fault {
         // It was done, and nobody will know.
         Some(Fault::Lost) => Err(std::io::Error::other("lost")),
         Some(Fault::Reset) => {
             let (parts, body) = response.into_parts();
-            let bytes = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+            let bytes = BodyExt::collect(body).await.map_err(std::io::Error::other)?.to_bytes();
             let half = bytes.slice(..bytes.len() / 2);
-            let frames = [Ok(Frame::data(half)), Err(std::io::Error::other("cut"))];
-            let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+            let frames = futures_util::stream::iter([Ok(Frame::data(half)), Err(())]).then(async |frame| match frame {
+                Ok(frame) => Ok(frame),
+                Err(()) => {
+                    // Long enough for the head and the half to be on their way.
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    Err(std::io::Error::other("cut"))
+                }
+            });
+            let body = http_body_util::StreamBody::new(frames);
             Ok(Response::from_parts(parts, BodyExt::boxed_unsync(body)))
         }
         Some(Fault::Delay(_) | Fault::Status(_)) | None => Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync())),

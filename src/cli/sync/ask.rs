@@ -63,7 +63,11 @@ enum Method {
 }
 
 pub(super) fn flush(args: Flush, global: &Global) -> Result<ExitCode, CliError> {
-    let path = if args.confirm_deletes { "/v1/sync/flush?confirm_deletes=true" } else { "/v1/sync/flush" };
+    let path = if args.confirm_deletes {
+        "/v1/sync/flush?confirm_deletes=true"
+    } else {
+        "/v1/sync/flush"
+    };
     let flushed = match ask::<Flushed>(global, Method::Post, path)? {
         Some(flushed) => flushed,
         None => {

@@ -76,7 +76,11 @@ impl Bar {
         let (files, bytes) = (self.done.0.load(Ordering::Relaxed), self.done.1.load(Ordering::Relaxed));
         let rate = show::bytes(bytes * 1000 / now.max(1));
         let (all, whole) = (self.total.0.load(Ordering::Relaxed), self.total.1.load(Ordering::Relaxed));
-        eprint!("\r\x1b[K{files}/{all} files, {}/{}, {rate}/s", show::bytes(bytes), show::bytes(whole));
+        eprint!(
+            "\r\x1b[K{files}/{all} files, {}/{}, {rate}/s",
+            show::bytes(bytes),
+            show::bytes(whole)
+        );
     }
 }
 

@@ -24,7 +24,10 @@ pub(super) fn flushed(flushed: &Flushed) {
         println!("generation {}; {} files are not in the store", flushed.generation, flushed.pending);
     }
     if flushed.held_deletes > 0 {
-        println!("{} vanished files are held in the store (--confirm-deletes removes them)", flushed.held_deletes);
+        println!(
+            "{} vanished files are held in the store (--confirm-deletes removes them)",
+            flushed.held_deletes
+        );
     }
 }
 
@@ -39,7 +42,10 @@ pub(super) fn arrived(arrived: &Arrived) {
         arrived.kept
     );
     if arrived.conflicts > 0 {
-        println!("{} were changed on both sides: the other version is under .sandkeep/conflicts/ in the store", arrived.conflicts);
+        println!(
+            "{} were changed on both sides: the other version is under .sandkeep/conflicts/ in the store",
+            arrived.conflicts
+        );
     }
     for (path, why) in &arrived.refused {
         println!("not restored: `{path}`: {why}");
@@ -59,7 +65,10 @@ pub(super) fn part(part: &Part) {
     println!("state       {state}");
     println!("generation  {}", part.generation);
     println!("files       {} ({})", part.files, bytes(part.bytes));
-    println!("pending     {} (configuration {}, the rest {})", part.pending, part.pending_fast, part.pending_batch);
+    println!(
+        "pending     {} (configuration {}, the rest {})",
+        part.pending, part.pending_fast, part.pending_batch
+    );
     if part.oldest_unsynced_ms > 0 {
         println!("oldest      {:.1} s", seconds(part.oldest_unsynced_ms));
     }

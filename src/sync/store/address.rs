@@ -134,7 +134,10 @@ pub fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let pair = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%').and_then(|pair| std::str::from_utf8(pair).ok());
+        let pair = bytes
+            .get(at + 1..at + 3)
+            .filter(|_| bytes[at] == b'%')
+            .and_then(|pair| std::str::from_utf8(pair).ok());
         match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -183,14 +186,23 @@ mod tests {
     fn half_a_description_names_the_rest() {
         let look_up = |name: &str| (name != "R2_BUCKET_NAME" && name != "R2_ENDPOINT").then(|| "x".to_owned());
         let error = Address::from_variables(look_up).expect_err("it is half set");
-        assert_eq!(error.to_string(), "the store is only half described: R2_ENDPOINT, R2_BUCKET_NAME not set");
+        assert_eq!(
+            error.to_string(),
+            "the store is only half described: R2_ENDPOINT, R2_BUCKET_NAME not set"
+        );
         assert_eq!(Address::from_variables(|_| None), Ok(None));
-        assert_eq!(Address::from_variables(|_| Some("x".into())), Ok(Some(s3("x", "", Some("x"), "auto"))));
+        assert_eq!(
+            Address::from_variables(|_| Some("x".into())),
+            Ok(Some(s3("x", "", Some("x"), "auto")))
+        );
     }
 
     #[test]
     fn a_project_is_one_prefix() {
-        assert_eq!(s3("b", "p/", None, "auto").for_project("u1/x"), Ok(s3("b", "p/u1/x/", None, "auto")));
+        assert_eq!(
+            s3("b", "p/", None, "auto").for_project("u1/x"),
+            Ok(s3("b", "p/u1/x/", None, "auto"))
+        );
         for id in ["", ".", "..", "a/../b", "/a", "a b", ".sandkeep"] {
             assert!(Address::File("/s".into()).for_project(id).is_err(), "{id:?}");
         }

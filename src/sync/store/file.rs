@@ -225,7 +225,9 @@ impl Inner {
             let directory = self.root.directory("").map_err(|error| failed("opening", path, &error))?;
             nix::unistd::syncfs(&directory).map_err(|error| failed("flushing", path, &error.into()))?;
         }
-        let stat = self.stat(path)?.ok_or_else(|| StoreError::Unavailable(format!("`{path}` vanished")))?;
+        let stat = self
+            .stat(path)?
+            .ok_or_else(|| StoreError::Unavailable(format!("`{path}` vanished")))?;
         self.bytes_up.fetch_add(stat.size, Ordering::Relaxed);
         Ok(etag_of(&stat))
     }
@@ -250,7 +252,11 @@ impl Inner {
         let number = |name: &str, radix: u32| info.metadata.get(name).and_then(|text| i64::from_str_radix(text, radix).ok());
         let mode = number("mode", 8).and_then(|mode| u32::try_from(mode).ok()).unwrap_or(0o644);
         pending.dress(mode, number("mtime-ns", 10)).map_err(failed)?;
-        let replace = if *condition == Condition::Absent { Replace::Nothing } else { Replace::Anything };
+        let replace = if *condition == Condition::Absent {
+            Replace::Nothing
+        } else {
+            Replace::Anything
+        };
         pending.appear(replace).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists if self.stat(path).is_ok_and(|there| there.is_some()) => StoreError::Precondition,
             _ => failed(error),
@@ -267,7 +273,11 @@ impl Inner {
             let Some(name) = name.to_str().filter(|name| !name.starts_with(TEMPORARY) && *name != LOCK) else {
                 continue;
             };
-            let key = if directory.is_empty() { name.to_owned() } else { format!("{directory}/{name}") };
+            let key = if directory.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{directory}/{name}")
+            };
             let related = key.starts_with(prefix) || prefix.starts_with(&format!("{key}/"));
             match stat.kind {
                 Kind::Directory if related => self.collect(&key, prefix, objects)?,
@@ -336,7 +346,9 @@ fn chunks(file: File, size: u64, store: FileStore) -> futures_util::stream::BoxS
             }
             let chunk = store.run(move |inner| {
                 let mut buffer = vec![0; CHUNK.min(usize::try_from(size - at).unwrap_or(CHUNK))];
-                let read = file.read_at(&mut buffer, at).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+                let read = file
+                    .read_at(&mut buffer, at)
+                    .map_err(|error| StoreError::Unavailable(error.to_string()))?;
                 buffer.truncate(read);
                 inner.bytes_down.fetch_add(read as u64, Ordering::Relaxed);
                 Ok(Bytes::from(buffer))

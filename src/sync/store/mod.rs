@@ -270,8 +270,8 @@ pub fn content_type(path: &str) -> &'static str {
         "mp4" => "video/mp4",
         "webm" => "video/webm",
         "mp3" => "audio/mpeg",
-        "ts" | "tsx" | "jsx" | "md" | "mdx" | "txt" | "toml" | "yaml" | "yml" | "py" | "rs" | "go" | "rb" | "java" | "c" | "h" | "cpp" | "sh"
-        | "sql" | "vue" | "svelte" | "astro" | "prisma" | "graphql" | "env" | "lock" | "csv" | "ini" | "cfg" | "scss" | "less" => {
+        "ts" | "tsx" | "jsx" | "md" | "mdx" | "txt" | "toml" | "yaml" | "yml" | "py" | "rs" | "go" | "rb" | "java" | "c" | "h" | "cpp"
+        | "sh" | "sql" | "vue" | "svelte" | "astro" | "prisma" | "graphql" | "env" | "lock" | "csv" | "ini" | "cfg" | "scss" | "less" => {
             "text/plain; charset=utf-8"
         }
         _ if name.starts_with('.') || extension.is_empty() => "text/plain; charset=utf-8",

@@ -14,7 +14,10 @@ pub fn s3_client() -> aws_sdk_s3::config::SharedHttpClient {
             let mut builder = Connector::builder().enable_tcp_nodelay(true).proxy_config(ProxyConfig::from_env());
             builder.set_connector_settings(settings.cloned());
             builder.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
-            builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context.clone()).build()
+            builder
+                .tls_provider(Provider::Rustls(CryptoMode::Ring))
+                .tls_context(context.clone())
+                .build()
         })
 }
 
@@ -35,7 +38,9 @@ pub fn rustls_config() -> rustls::ClientConfig {
 fn context() -> TlsContext {
     let store = if rustls_native_certs::load_native_certs().certs.is_empty() {
         let certificates = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-        certificates.fold(TrustStore::empty(), |store, certificate| store.with_pem_certificate(pem(certificate)))
+        certificates.fold(TrustStore::empty(), |store, certificate| {
+            store.with_pem_certificate(pem(certificate))
+        })
     } else {
         TrustStore::empty().with_native_roots(true)
     };
@@ -54,7 +59,11 @@ fn pem(der: &[u8]) -> String {
             let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
             for at in 0..4 {
                 let index = (bits >> (18 - 6 * at)) & 63;
-                text.push(if at > group.len() { '=' } else { char::from(ALPHABET[index as usize]) });
+                text.push(if at > group.len() {
+                    '='
+                } else {
+                    char::from(ALPHABET[index as usize])
+                });
             }
         }
         text.push('\n');

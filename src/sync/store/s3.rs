@@ -283,7 +283,11 @@ impl S3Store {
         };
         if result.is_err() {
             let client = self.client().await?;
-            let request = client.abort_multipart_upload().bucket(&self.bucket).key(self.key(key)).upload_id(&upload);
+            let request = client
+                .abort_multipart_upload()
+                .bucket(&self.bucket)
+                .key(self.key(key))
+                .upload_id(&upload);
             // What stays behind is removed by the store itself after seven days.
             let _ = request.send().await;
         }
@@ -312,7 +316,11 @@ impl S3Store {
             .buffered(PARTS_AT_ONCE)
             .try_collect()
             .await?;
-        if Digest::finish(hasher) == wanted { Ok(sent) } else { Err(StoreError::Changed) }
+        if Digest::finish(hasher) == wanted {
+            Ok(sent)
+        } else {
+            Err(StoreError::Changed)
+        }
     }
 
     async fn send_part(&self, key: &str, upload: &str, number: i32, bytes: Bytes) -> Result<CompletedPart, StoreError> {
@@ -414,7 +422,10 @@ impl S3Store {
     }
 
     async fn delete_many(&self, keys: &[String]) -> Result<(), StoreError> {
-        let identifiers: Result<Vec<_>, _> = keys.iter().map(|key| ObjectIdentifier::builder().key(self.key(key)).build()).collect();
+        let identifiers: Result<Vec<_>, _> = keys
+            .iter()
+            .map(|key| ObjectIdentifier::builder().key(self.key(key)).build())
+            .collect();
         let identifiers = identifiers.expect("every identifier has its key");
         self.attempt(async |client| {
             self.counts.free.fetch_add(1, Ordering::Relaxed);
@@ -536,7 +547,9 @@ fn etag(etag: Option<String>) -> Result<Etag, Trouble> {
 }
 
 fn length(length: Option<i64>) -> Result<u64, Trouble> {
-    length.and_then(|length| u64::try_from(length).ok()).ok_or_else(|| incomplete("length"))
+    length
+        .and_then(|length| u64::try_from(length).ok())
+        .ok_or_else(|| incomplete("length"))
 }
 
 fn is_not_found<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
