@@ -160,7 +160,7 @@ mod tests {
             bytes.extend(noise);
             std::fs::write(&path, &bytes).expect("written");
             let (mut log, _) = Log::open(&path).expect("opened");
-            prop_assert!(good <= std::fs::metadata(&path).expect("there").len() as usize);
+            prop_assert!(good as u64 <= std::fs::metadata(&path).expect("there").len());
             log.append(&[ack("c")]).expect("appended");
             let (again, _) = parse(&std::fs::read(&path).expect("read"));
             prop_assert_eq!(again.len(), whole.len() + 1);

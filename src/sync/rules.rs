@@ -105,7 +105,7 @@ pub enum Rule {
     /// An ignore file, with the line.
     Ignored(String),
     /// A directory above it is left out.
-    Above(String, Box<Rule>),
+    Above(String, Box<Self>),
     /// None of them.
     Default,
 }

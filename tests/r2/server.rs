@@ -3,6 +3,13 @@
 //! `r2 --bucket B --access-key ID --secret-key KEY [--rate]` prints `s3=ADDRESS admin=ADDRESS` and serves until it is killed. Through the
 //! admin address a test reads what is there without any S3 client, counts requests, writes as a stranger would, and orders faults.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a program of the tests' own"
+)]
+
 mod admin;
 mod bucket;
 mod faults;

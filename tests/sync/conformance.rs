@@ -191,7 +191,7 @@ async fn copies_and_removals(store: &dyn Store) {
 }
 
 async fn large(store: &dyn Store) {
-    let bytes: Vec<u8> = (0..PART * 2 + 12345).map(|n| (n * 31 % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..PART * 2 + 12345).map(|n| u8::try_from(n * 31 % 251).expect("small")).collect();
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(&bytes).expect("written");
     let body = |sha256| Body::File {
