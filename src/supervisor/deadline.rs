@@ -118,7 +118,7 @@ impl Node {
     }
 
     fn reload_deadline(&mut self, turn: &mut Turn) {
-        if let Some(Reload::Command { n, pid, .. }) = self.reloading() {
+        if let Some(Reload::Command { n, pid, .. }) = self.state.run().and_then(|run| run.reload) {
             if pid.is_none() {
                 // Whoever waits for a process to be spawned must not forget it: a stop could overlook it.
                 if let State::Running(run) = &mut self.state {
@@ -132,17 +132,7 @@ impl Node {
     }
 
     fn ask(&mut self, turn: &mut Turn) {
-        let probes = match &mut self.state {
-            State::Starting(start) => &mut start.probes,
-            State::Running(run) => &mut run.probes,
-            State::Inactive
-            | State::Skipped
-            | State::Stopping(_)
-            | State::Backoff { .. }
-            | State::Done { .. }
-            | State::Ended
-            | State::Failed => return,
-        };
+        let Some(probes) = self.state.probes_mut() else { return };
         if let Some((kind, connect_only)) = probes.take_due(&self.spec, turn.now) {
             turn.actions.push(Action::Probe {
                 unit: self.spec.name.clone(),

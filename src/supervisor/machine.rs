@@ -6,7 +6,7 @@ use super::event::{Event, Invocation, RequestId};
 use super::graph::{Graph, Id};
 use super::node::Node;
 use super::requests::Pending;
-use super::state::State;
+use super::state::{Hope, State};
 use super::status::UnitStatus;
 use super::turn::{News, Turn, later};
 use crate::unit::{Config, Name};
@@ -41,6 +41,10 @@ pub struct Supervisor {
     pub(super) stale_graph: bool,
     pub(super) pending: Vec<Pending>,
     pub(super) shutdown: Option<Shutdown>,
+    /// How many units are not going to be ready by themselves.
+    pub(super) hopeless: usize,
+    /// The drain deadline of a shutdown that a unit's `start_limit_action` begins, unless the config names one.
+    budget: Duration,
     halted: bool,
 }
 
@@ -69,8 +73,15 @@ impl Supervisor {
             stale_graph: false,
             pending: Vec::new(),
             shutdown: None,
+            hopeless: 0,
+            budget: Duration::from_secs(30),
             halted: false,
         }
+    }
+
+    /// The drain deadline of a shutdown that a unit's `start_limit_action` begins, where the config names none. 30 s unless set.
+    pub fn with_budget(self, budget: Duration) -> Self {
+        Self { budget, ..self }
     }
 
     /// Applies what happened, expires what is due, settles until nothing moves.
@@ -248,6 +259,7 @@ impl Supervisor {
         self.armed = vec![None; self.nodes.len()];
         self.status_cache.clear();
         self.stale_status.clear();
+        self.hopeless = self.nodes.iter().filter(|node| node.face.hope != Hope::Some).count();
         for id in 0..self.nodes.len() {
             self.look_around(id);
             self.dirty.insert(id);
@@ -279,7 +291,7 @@ impl Supervisor {
             .config
             .as_ref()
             .and_then(|config| config.shutdown_budget)
-            .unwrap_or(Duration::from_secs(30));
+            .unwrap_or(self.budget);
         self.turn.drain_by = Some(later(self.turn.now, budget));
         self.shutdown = Some(Shutdown {
             culprit: Some(culprit),

@@ -3,7 +3,7 @@
 use super::action::Action;
 use super::event::{Invocation, Stage};
 use super::restart::{self, Starts, Verdict};
-use super::state::{End, Face, Goal, Hope, Phase, Reload, Start, State, Step, Stop};
+use super::state::{End, Face, Goal, Hope, Phase, Start, State, Step, Stop};
 use super::turn::{News, Turn, later};
 use crate::unit::{Service, StartLimitAction, Unit};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub struct LastExit {
     pub code: Option<u8>,
     /// The signal that killed it.
     pub signal: Option<i32>,
-    /// systemd's word: `success exit-code signal core-dump timeout watchdog oom-kill resources protocol liveness start-limit-hit`.
+    /// systemd's word: `success exit-code signal core-dump timeout watchdog oom-kill resources protocol liveness`.
     pub reason: &'static str,
     /// The same for people.
     pub message: String,
@@ -257,6 +257,7 @@ impl Node {
                 step,
                 main: None,
                 said_ready: false,
+                began: first,
                 by,
                 probes: super::probes::Probes::default(),
             }),
@@ -363,9 +364,10 @@ impl Node {
 
     /// Keeps how the run ended.
     fn remember(&mut self, turn: &Turn, end: &End, word: &'static str) {
-        let hint = match end {
-            End::SpawnFailed { error, .. } => error.hint.clone(),
-            _ => None,
+        let hint = if let End::SpawnFailed { error, .. } = end {
+            error.hint.clone()
+        } else {
+            None
         };
         let known = self.last_exit.take().filter(|last| last.invocation == self.invocation);
         let (code, signal) = known.map_or((None, None), |last| (last.code, last.signal));
@@ -390,21 +392,6 @@ impl Node {
                 self.state = State::Inactive;
             }
             State::Inactive | State::Starting(_) | State::Running(_) | State::Stopping(_) | State::Done { active: true } => {}
-        }
-    }
-
-    /// Whether a reload is going on by `exec_reload`.
-    pub(super) fn reloading(&self) -> Option<Reload> {
-        match &self.state {
-            State::Running(run) => run.reload,
-            State::Inactive
-            | State::Skipped
-            | State::Starting(_)
-            | State::Stopping(_)
-            | State::Backoff { .. }
-            | State::Done { .. }
-            | State::Ended
-            | State::Failed => None,
         }
     }
 }

@@ -25,12 +25,11 @@ impl Node {
             }
             Notice::Status(text) => self.status_text = text,
             Notice::Errno(errno) => self.errno = Some(errno),
-            Notice::MainPid(pid) => match &mut self.state {
-                State::Starting(start) if start.main.is_some() => start.main = Some(pid),
-                State::Running(run) => run.main = pid,
-                State::Stopping(stop) if stop.main.is_some() => stop.main = Some(pid),
-                _ => {}
-            },
+            Notice::MainPid(pid) => {
+                if let Some(main) = self.state.main_mut() {
+                    *main = pid;
+                }
+            }
             Notice::Watchdog => self.watchdog(|watchdog| {
                 if let Some(watchdog) = watchdog {
                     watchdog.at = turn.after(watchdog.every);
@@ -51,22 +50,23 @@ impl Node {
                 State::Starting(start) => start.by = start.by.map(|at| at.max(later(turn.now, by))),
                 State::Running(run) => run.until = run.until.map(|at| at.max(later(turn.now, by))),
                 State::Stopping(_) => self.extend_stop(turn, by),
-                _ => {}
+                State::Inactive | State::Skipped | State::Backoff { .. } | State::Done { .. } | State::Ended | State::Failed => {}
             },
             Notice::Part(_) => {}
         }
     }
 
     fn said_ready(&mut self, turn: &mut Turn) {
-        match &mut self.state {
-            State::Starting(start) if self.spec.service == Service::Notify && matches!(start.step, Step::Spawn | Step::Main) => {
-                start.said_ready = true;
-                if start.main.is_some() {
-                    self.probe(turn);
-                }
+        if let State::Starting(start) = &mut self.state
+            && self.spec.service == Service::Notify
+            && matches!(start.step, Step::Spawn | Step::Main)
+        {
+            start.said_ready = true;
+            if start.main.is_some() {
+                self.probe(turn);
             }
-            State::Running(run) if matches!(run.reload, Some(Reload::Said { .. })) => self.reload_over(turn, None),
-            _ => {}
+        } else if let Some(Reload::Said { .. }) = self.state.run().and_then(|run| run.reload) {
+            self.reload_over(turn, None);
         }
     }
 

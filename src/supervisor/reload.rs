@@ -6,7 +6,8 @@ use super::graph::Id;
 use super::machine::Supervisor;
 use super::node::Node;
 use super::requests::Kind;
-use super::state::{Goal, State};
+use super::state::{Goal, State, Step, Watchdog};
+use super::turn::later;
 use crate::unit::{Config, Name, Unit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -166,13 +167,28 @@ impl Node {
             Difference::Live => {
                 let new = Arc::new(new.clone());
                 match &mut self.state {
-                    State::Starting(start) if start.step == super::state::Step::Probes => {
-                        start.probes.reconcile(&self.spec, &new, now, false);
+                    State::Starting(start) => {
+                        if self.spec.start_timeout != new.start_timeout {
+                            start.by = new.start_timeout.map(|limit| later(start.began, limit));
+                        }
+                        if start.step == Step::Probes {
+                            start.probes.reconcile(&self.spec, &new, now, false);
+                        }
                     }
-                    State::Running(run) => run.probes.reconcile(&self.spec, &new, now, true),
+                    State::Running(run) => {
+                        if self.spec.runtime_max != new.runtime_max {
+                            run.until = new.runtime_max.map(|limit| later(run.began, limit));
+                        }
+                        if self.spec.watchdog != new.watchdog {
+                            run.watchdog = new.watchdog.map(|every| Watchdog {
+                                every,
+                                at: later(now, every),
+                            });
+                        }
+                        run.probes.reconcile(&self.spec, &new, now, true);
+                    }
                     State::Inactive
                     | State::Skipped
-                    | State::Starting(_)
                     | State::Stopping(_)
                     | State::Backoff { .. }
                     | State::Done { .. }

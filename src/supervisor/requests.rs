@@ -6,7 +6,7 @@ use super::event::{Invocation, Request, RequestId, Verb};
 use super::graph::Id;
 use super::machine::Supervisor;
 use super::restart;
-use super::state::{Goal, Hope, State, human};
+use super::state::{Goal, Hope, Reload, State, human};
 use crate::unit::Name;
 
 /// A client that waits.
@@ -17,6 +17,8 @@ pub(super) struct Pending {
     /// What it waits for; `None`: all required units.
     units: Option<Vec<(Name, Invocation)>>,
     failed: Vec<(Name, String)>,
+    /// The unit at which the last look ended: still not ready, it is all that has to be looked at.
+    hint: Id,
 }
 
 /// What a client waits for.
@@ -92,6 +94,7 @@ impl Supervisor {
                 kind,
                 units,
                 failed: Vec::new(),
+                hint: 0,
             });
         }
     }
@@ -189,7 +192,7 @@ impl Supervisor {
                 continue;
             };
             if !node.spec.exec_reload.is_empty() {
-                if run.reload.is_none() {
+                if !matches!(run.reload, Some(Reload::Command { .. })) {
                     node.reload_command(&mut self.turn, 0);
                 }
                 waits.push((name, node.invocation));
@@ -206,6 +209,7 @@ impl Supervisor {
                 kind: Kind::Reloaded,
                 units: Some(waits),
                 failed,
+                hint: 0,
             });
         }
     }
@@ -283,8 +287,10 @@ impl Supervisor {
     }
 
     fn outcome(&self, pending: &mut Pending) -> Option<Outcome> {
-        let Pending { kind, units, failed, .. } = pending;
-        let Some(units) = units else { return self.all_required() };
+        let Pending {
+            kind, units, failed, hint, ..
+        } = pending;
+        let Some(units) = units else { return self.all_required(hint) };
         let mut gone = None;
         let once = *kind != Kind::Ready;
         let mut open = 0;
@@ -312,8 +318,12 @@ impl Supervisor {
     }
 
     /// For those who wait for the whole sandbox.
-    fn all_required(&self) -> Option<Outcome> {
+    fn all_required(&self, hint: &mut Id) -> Option<Outcome> {
         self.config.as_ref()?;
+        let hinted = self.nodes.get(*hint).filter(|node| !node.spec.optional && !node.removed);
+        if self.hopeless == 0 && hinted.is_some_and(|node| !node.face.ready && !node.face.skipped) {
+            return None;
+        }
         let (mut failed, mut open) = (Vec::new(), false);
         for (id, node) in self
             .nodes
@@ -322,7 +332,7 @@ impl Supervisor {
             .filter(|(_, node)| !node.spec.optional && !node.removed)
         {
             match self.known(id, Kind::Ready, 0) {
-                Known::NotYet => open = true,
+                Known::NotYet => (open, *hint) = (true, id),
                 Known::Yes => {}
                 Known::No(why) => failed.push((node.spec.name.clone(), why)),
             }
@@ -343,8 +353,9 @@ impl Supervisor {
             Kind::Reloaded if matches!(node.state, State::Running(_)) && node.invocation == since => Known::NotYet,
             Kind::Reloaded => Known::No("it ended meanwhile".into()),
             Kind::Started | Kind::Ready if node.cycle.is_some() => Known::NotYet,
+            Kind::Started | Kind::Ready if node.face.skipped => Known::Yes,
             Kind::Started if node.invocation < since => self.chances(id),
-            Kind::Started | Kind::Ready if node.face.ready || node.face.skipped => Known::Yes,
+            Kind::Started | Kind::Ready if node.face.ready => Known::Yes,
             Kind::Started => match (&node.state, &node.last_exit) {
                 (State::Backoff { until }, Some(last)) if last.invocation >= since && !restart::restores(&node.spec) => {
                     let wait = until.saturating_duration_since(self.turn.now);

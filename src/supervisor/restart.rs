@@ -1,9 +1,9 @@
 //! What follows the end of a run: policies, start limits, backoff.
 
-use super::event::ExitStatus;
+use super::event::{ExitStatus, Stage};
 use super::state::End;
 use crate::backoff::{self, Steps};
-use crate::unit::{Main, Restart, Service, Unit, Worker};
+use crate::unit::{Command, Main, Restart, Service, Unit, Worker};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,16 @@ pub(super) fn verdict(spec: &Unit, end: &End) -> Verdict {
     let again = match end {
         End::SpawnFailed { error, .. } => error.temporary,
         End::Exited { status, oom: false, .. } | End::CommandFailed { status, .. } if prevented(spec, *status) => false,
-        _ => starts_again(spec.restart, class) || (restores(spec) && class != Class::Clean),
+        End::Exited { status, .. } if missing(command(spec, Stage::Main), *status) => false,
+        End::CommandFailed { stage, status } if missing(command(spec, *stage), *status) => false,
+        End::Asked(_)
+        | End::Exited { .. }
+        | End::CommandFailed { .. }
+        | End::StartTimeout(_)
+        | End::RuntimeMax(_)
+        | End::StopTimeout
+        | End::Watchdog
+        | End::Liveness(_) => starts_again(spec.restart, class) || (restores(spec) && class != Class::Clean),
     };
     match (again, class) {
         (true, _) => Verdict::Again,
@@ -105,6 +114,27 @@ fn prevented(spec: &Unit, status: ExitStatus) -> bool {
     match status {
         ExitStatus::Code(code) => code == EX_CONFIG || spec.restart_prevent_exit_status.codes.contains(&code),
         ExitStatus::Signal { signal, .. } => spec.restart_prevent_exit_status.signals.contains(&signal),
+    }
+}
+
+/// Whether this is a shell's word for a command that is not there (127) or cannot be executed (126): final, as it is for one that is
+/// executed without a shell.
+fn missing(command: Option<&Command>, status: ExitStatus) -> bool {
+    matches!((command, status), (Some(Command::Shell(_)), ExitStatus::Code(126 | 127)))
+}
+
+/// The command of a stage; `None` for a worker.
+fn command(spec: &Unit, stage: Stage) -> Option<&Command> {
+    match stage {
+        Stage::StartPre(n) => spec.exec_start_pre.get(n),
+        Stage::Main => match &spec.main {
+            Main::Exec(command) => Some(command),
+            Main::Worker(_) => None,
+        },
+        Stage::StartPost(n) => spec.exec_start_post.get(n),
+        Stage::Reload(n) => spec.exec_reload.get(n),
+        Stage::Stop(n) => spec.exec_stop.get(n),
+        Stage::StopPost(n) => spec.exec_stop_post.get(n),
     }
 }
 

@@ -5,6 +5,7 @@ use super::action::{Action, Transition};
 use super::graph::Id;
 use super::machine::Supervisor;
 use super::state::{End, Face, Hope, State};
+use crate::unit::{Name, Unit};
 use std::time::Duration;
 
 impl Supervisor {
@@ -47,19 +48,20 @@ impl Supervisor {
             .max_by_key(|(dep, hope)| (*hope == Hope::Failed, std::cmp::Reverse(*dep)));
         let lives = self.nodes[id].state.alive() || matches!(self.nodes[id].state, State::Done { active: true });
         let unbound = edges.binds_to.iter().find(|dep| lives && !face(dep).active).copied();
-        let reason = blocked.map(|(dep, hope)| self.blocked_by(dep, hope));
         let node = &mut self.nodes[id];
-        if node.blocked != blocked {
-            node.blocked = blocked;
-            if let (State::Inactive, Some(reason)) = (&node.state, reason) {
-                node.reason = reason;
-            }
-        }
+        node.blocked = blocked;
         node.unbound = unbound;
     }
 
-    /// `requires install, which failed (exit code 1)`.
-    pub(super) fn blocked_by(&self, dep: Id, hope: Hope) -> String {
+    /// Why a unit waits, where what it requires will not come by itself.
+    fn explain(&self, id: Id) -> Option<String> {
+        let node = &self.nodes[id];
+        let waits = matches!(node.state, State::Inactive) && node.must_stop(&self.turn).is_none();
+        node.blocked.filter(|_| waits).map(|(dep, hope)| self.blocked_by(dep, hope))
+    }
+
+    /// `requires install, which failed: exit code 1`.
+    fn blocked_by(&self, dep: Id, hope: Hope) -> String {
         let node = &self.nodes[dep];
         let name = &node.spec.name;
         match hope {
@@ -111,6 +113,7 @@ impl Supervisor {
                 node.begin_stop(&mut self.turn, Some(End::Asked(why)), true);
             }
             State::Inactive if node.cycle.is_none() => return false,
+            State::Failed | State::Skipped | State::Ended | State::Done { active: false } if self.turn.stopping() => return false,
             State::Inactive | State::Skipped | State::Backoff { .. } | State::Done { .. } | State::Ended | State::Failed => {
                 node.state = State::Inactive;
                 node.reason = why;
@@ -130,8 +133,8 @@ impl Supervisor {
             node.absolve();
         }
         if let Some(spec) = node.next_spec.take() {
+            self.stale_graph |= !same_order(&node.spec, &spec);
             node.spec = spec;
-            self.stale_graph = true;
         }
     }
 
@@ -169,8 +172,11 @@ impl Supervisor {
         if face == before {
             return;
         }
+        self.hopeless = self.hopeless + usize::from(face.hope != Hope::Some) - usize::from(before.hope != Hope::Some);
+        let explained = self.explain(id);
         let node = &mut self.nodes[id];
         node.face = face;
+        node.reason = explained.unwrap_or_else(|| std::mem::take(&mut node.reason));
         if (face.state, face.sub_state) != (before.state, before.sub_state) {
             node.since = self.turn.now;
         }
@@ -208,4 +214,12 @@ impl Supervisor {
             self.nodes[id].reserve = reserve;
         }
     }
+}
+
+/// Whether two specs of a unit have the same edges.
+fn same_order(a: &Unit, b: &Unit) -> bool {
+    fn edges(unit: &Unit) -> [&Vec<Name>; 5] {
+        [&unit.requires, &unit.wants, &unit.binds_to, &unit.after, &unit.part_of]
+    }
+    edges(a) == edges(b)
 }

@@ -145,10 +145,8 @@ impl Node {
         if self.state.main() != Some(pid) && !spawning {
             return;
         }
-        let early = match &self.state {
-            State::Starting(start) => self.spec.service == Service::Notify && matches!(start.step, Step::Spawn | Step::Main),
-            _ => false,
-        };
+        let unready = |step| matches!(step, Step::Spawn | Step::Main);
+        let early = self.spec.service == Service::Notify && matches!(&self.state, State::Starting(start) if unready(start.step));
         let end = End::Exited { status, oom, early };
         self.note_exit(turn, &end);
         if stopping {
@@ -231,12 +229,13 @@ impl Node {
             main,
             probes,
             reload: None,
+            began: turn.now,
             watchdog: self.spec.watchdog.map(|every| Watchdog {
                 every,
                 at: turn.after(every),
             }),
             until: self.spec.runtime_max.map(|limit| later(turn.now, limit)),
-            alive_by: start.by,
+            alive_by: self.spec.start_timeout.map(|limit| turn.after(limit)),
             ready_since: Some(turn.now),
             ready_before: Duration::ZERO,
         };

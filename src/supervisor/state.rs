@@ -44,6 +44,8 @@ pub(super) struct Start {
     pub(super) main: Option<Pid>,
     /// `READY=1` overtook the news that the process runs.
     pub(super) said_ready: bool,
+    /// From when the start timeout counts.
+    pub(super) began: Instant,
     /// When the start timeout is over.
     pub(super) by: Option<Instant>,
     pub(super) probes: Probes,
@@ -71,6 +73,8 @@ pub(super) struct Run {
     pub(super) probes: Probes,
     pub(super) reload: Option<Reload>,
     pub(super) watchdog: Option<Watchdog>,
+    /// Since when it has been started.
+    pub(super) began: Instant,
     /// When `runtime_max` is over.
     pub(super) until: Option<Instant>,
     /// When a liveness probe that has never passed counts as failed.
@@ -222,6 +226,42 @@ impl State {
 }
 
 impl State {
+    pub(super) fn run(&self) -> Option<&Run> {
+        if let Self::Running(run) = self { Some(run) } else { None }
+    }
+
+    /// The main process, where it is known to run: another may take its place.
+    pub(super) fn main_mut(&mut self) -> Option<&mut Pid> {
+        if let Self::Starting(start) = self {
+            start.main.as_mut()
+        } else if let Self::Running(run) = self {
+            Some(&mut run.main)
+        } else if let Self::Stopping(stop) = self {
+            stop.main.as_mut()
+        } else {
+            None
+        }
+    }
+
+    /// The probes of this run.
+    pub(super) fn probes(&self) -> Option<&Probes> {
+        if let Self::Starting(start) = self {
+            Some(&start.probes)
+        } else {
+            self.run().map(|run| &run.probes)
+        }
+    }
+
+    pub(super) fn probes_mut(&mut self) -> Option<&mut Probes> {
+        if let Self::Starting(start) = self {
+            Some(&mut start.probes)
+        } else if let Self::Running(run) = self {
+            Some(&mut run.probes)
+        } else {
+            None
+        }
+    }
+
     /// The command that runs beside the main process, or before it.
     pub(super) fn control(&self) -> Option<Stage> {
         match self {

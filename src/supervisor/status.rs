@@ -3,7 +3,7 @@
 use super::event::{Invocation, Pid};
 use super::machine::Supervisor;
 use super::node::{LastExit, Node};
-use super::probes::{Asked, Verdict};
+use super::probes::{Asked, Probes, Verdict};
 use super::state::{Goal, Hope, State};
 use crate::unit::{Name, ProbeKind, Unit};
 use std::sync::Arc;
@@ -159,9 +159,10 @@ impl Supervisor {
             status_text: node.status_text.clone(),
             errno: node.errno,
             probes: node.probe_status(),
-            restart_at: match node.state {
-                State::Backoff { until } => Some(until),
-                _ => None,
+            restart_at: if let State::Backoff { until } = node.state {
+                Some(until)
+            } else {
+                None
             },
             waits_for: self.waits_for(id),
             warnings: node.warnings.iter().cloned().chain(left).collect(),
@@ -207,16 +208,11 @@ impl Supervisor {
 
 impl Node {
     fn probe_status(&self) -> Vec<ProbeStatus> {
-        let probes = match &self.state {
-            State::Starting(start) => &start.probes,
-            State::Running(run) => &run.probes,
-            _ => return Vec::new(),
-        };
         let status = |probe: &Asked| ProbeStatus {
             kind: probe.kind,
             verdict: probe.verdict,
             message: probe.message.clone(),
         };
-        probes.iter().map(status).collect()
+        self.state.probes().into_iter().flat_map(Probes::iter).map(status).collect()
     }
 }

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 const SIGABRT: i32 = 6;
 const SIGKILL: i32 = 9;
 
+/// How often a stop looks again whether a process is known that it has to wait for.
+const SPAWNING: Duration = Duration::from_secs(1);
+
 impl Node {
     /// Begins to stop a unit that has something to stop. `orderly`: `exec_stop` is asked first, where it has one.
     pub(super) fn begin_stop(&mut self, turn: &mut Turn, end: Option<End>, orderly: bool) {
@@ -46,17 +49,7 @@ impl Node {
 
     fn stopping(&mut self, turn: &Turn, end: Option<End>) {
         let (main, control) = (self.state.main(), self.state.control());
-        let ready_for = match &self.state {
-            State::Running(run) => run.ready_for(turn.now),
-            State::Inactive
-            | State::Skipped
-            | State::Starting(_)
-            | State::Stopping(_)
-            | State::Backoff { .. }
-            | State::Done { .. }
-            | State::Ended
-            | State::Failed => Duration::ZERO,
-        };
+        let ready_for = self.state.run().map_or(Duration::ZERO, |run| run.ready_for(turn.now));
         let reason = end.as_ref().map_or_else(String::new, End::to_string);
         self.enter(
             State::Stopping(Stop {
@@ -120,7 +113,12 @@ impl Node {
                 }
                 self.terminate(turn);
             }
-            Phase::Command { pid: slot, .. } | Phase::Post { pid: slot, .. } => *slot = Some(pid),
+            Phase::Command { pid: slot, .. } => *slot = Some(pid),
+            Phase::Post { .. } if turn.hurry => {
+                turn.empty(&self.spec.name, self.invocation, true);
+                stop.phase = Phase::PostKill;
+            }
+            Phase::Post { pid: slot, .. } => *slot = Some(pid),
             Phase::Term { .. } | Phase::Kill | Phase::PostKill => {}
         }
     }
@@ -209,6 +207,7 @@ impl Node {
     pub(super) fn stop_deadline(&mut self, turn: &mut Turn) {
         let State::Stopping(stop) = &mut self.state else { return };
         match stop.phase {
+            Phase::Command { n, pid: None, .. } => stop.phase = Phase::Spawning(Stage::Stop(n)),
             Phase::Command { n, .. } => {
                 self.warnings.push(format!("{}: not done within stop_timeout", Stage::Stop(n)));
                 turn.signal(&self.spec.name, self.invocation, Target::Control(Stage::Stop(n)), SIGKILL);
@@ -217,6 +216,14 @@ impl Node {
             Phase::Term { .. } => {
                 stop.end.get_or_insert(End::StopTimeout);
                 self.kill(turn);
+            }
+            // A process that is being spawned cannot be killed: it gets its time once it is known.
+            Phase::Post { n, pid: None, .. } => {
+                stop.phase = Phase::Post {
+                    n,
+                    pid: None,
+                    by: later(turn.now, SPAWNING),
+                }
             }
             Phase::Post { n, .. } => {
                 self.warnings.push(format!("{}: not done within stop_timeout", Stage::StopPost(n)));
@@ -245,8 +252,9 @@ impl Node {
         let by_budget = later(turn.now, self.grace(turn));
         let State::Stopping(stop) = &mut self.state else { return };
         match &mut stop.phase {
+            Phase::Command { n, pid: None, .. } if turn.hurry => stop.phase = Phase::Spawning(Stage::Stop(*n)),
             Phase::Command { .. } | Phase::Term { .. } if turn.hurry => self.kill(turn),
-            Phase::Post { .. } if turn.hurry => {
+            Phase::Post { pid: Some(_), .. } if turn.hurry => {
                 turn.empty(&self.spec.name, self.invocation, true);
                 self.phase(Phase::PostKill);
             }
@@ -290,19 +298,14 @@ impl Node {
             ExitStatus::Code(code) => (Some(code), None),
             ExitStatus::Signal { signal, .. } => (None, Some(signal)),
         };
-        let asked = match &self.state {
-            State::Stopping(stop) => {
-                matches!(stop.end, Some(End::Asked(_))) && signal.is_some_and(|signal| signal == self.spec.kill_signal)
-            }
-            State::Inactive
-            | State::Skipped
-            | State::Starting(_)
-            | State::Running(_)
-            | State::Backoff { .. }
-            | State::Done { .. }
-            | State::Ended
-            | State::Failed => false,
-        };
+        let told = matches!(
+            &self.state,
+            State::Stopping(Stop {
+                end: Some(End::Asked(_)),
+                ..
+            })
+        );
+        let asked = told && signal.is_some_and(|signal| signal == self.spec.kill_signal);
         let reason = if asked { "success" } else { restart::classify(&self.spec, end).1 };
         let invocation = self.invocation;
         self.last_exit = Some(LastExit {

@@ -4,6 +4,7 @@
 use super::action::{Action, Target};
 use super::graph::Id;
 use super::machine::Supervisor;
+use super::node::Node;
 use super::restart;
 use super::state::{Goal, State, Step};
 use crate::unit::Name;
@@ -12,32 +13,37 @@ impl Supervisor {
     /// The content that a unit watches differs from what its last successful run saw.
     pub(super) fn watch_changed(&mut self, unit: &Name, path: String) {
         let Some(id) = self.wanted(unit) else { return };
+        if restart::oneshot(&self.nodes[id].spec) {
+            self.nodes[id].run_again(path);
+            self.changed(id);
+        } else {
+            self.restart_for(id, &path);
+        }
+    }
+
+    /// A service that watches: reloads if it knows how to, else restarts with what is part of it.
+    fn restart_for(&mut self, id: Id, path: &str) {
         let node = &mut self.nodes[id];
-        let oneshot = restart::oneshot(&node.spec);
-        match &mut node.state {
-            // What it reads is hashed again when it succeeds; if it fails, the change is reason enough to try again at once.
-            State::Starting(_) | State::Stopping(_) if oneshot && node.cycle.is_none() => node.changed = Some(path),
-            State::Inactive | State::Skipped if oneshot => return,
-            State::Done { .. } | State::Backoff { .. } | State::Failed | State::Ended if oneshot => {
-                node.absolve();
-                node.rerun = Some(path);
-                node.state = State::Inactive;
-            }
-            State::Starting(_) | State::Stopping(_) | State::Inactive | State::Skipped | State::Done { .. } if oneshot => return,
-            State::Running(run) if node.spec.reload_signal.is_some() && run.reload.is_none() => {
+        match &node.state {
+            State::Running(_) if node.spec.reload_signal.is_some() => {
                 let signal = node.spec.reload_signal.unwrap_or_default();
-                self.turn.signal(unit, node.invocation, Target::Main, signal);
-                self.turn.actions.push(Action::TakeHashes { unit: unit.clone() });
+                let unit = node.spec.name.clone();
+                self.turn.signal(&unit, node.invocation, Target::Main, signal);
+                self.turn.actions.push(Action::TakeHashes { unit });
             }
-            State::Inactive | State::Skipped | State::Stopping(_) => return,
-            State::Backoff { .. } | State::Failed | State::Ended | State::Done { .. } => node.absolve(),
-            State::Starting(start) if start.step == Step::Spawn => return,
+            State::Starting(start) if matches!(start.step, Step::Pre { .. } | Step::Spawn) => {}
             State::Starting(_) | State::Running(_) => {
                 let parts = self.graph.closure(&[id], |edges| edges.parts.clone());
-                return self.cycle(&parts, &format!("{path} changed"));
+                self.cycle(&parts, &format!("{path} changed"));
             }
+            State::Backoff { .. } | State::Failed | State::Ended | State::Done { .. } => {
+                node.absolve();
+                node.reason = format!("{path} changed");
+                self.changed(id);
+            }
+            // It starts with the content as it is then.
+            State::Inactive | State::Skipped | State::Stopping(_) => {}
         }
-        self.changed(id);
     }
 
     /// A rerun that `watch` had asked for succeeded: what is part of it restarts.
@@ -64,5 +70,21 @@ impl Supervisor {
         let id = *self.graph.ids.get(unit)?;
         let node = &self.nodes[id];
         (node.goal == Goal::Up && !node.removed && self.shutdown.is_none()).then_some(id)
+    }
+}
+
+impl Node {
+    /// A oneshot whose content changed runs again; once more at most, since what it reads is hashed when it succeeds.
+    fn run_again(&mut self, path: String) {
+        match self.state {
+            State::Starting(_) | State::Stopping(_) => self.changed = Some(path),
+            State::Done { .. } | State::Backoff { .. } | State::Failed | State::Ended => {
+                self.absolve();
+                self.reason = format!("{path} changed");
+                self.rerun = Some(path);
+                self.state = State::Inactive;
+            }
+            State::Inactive | State::Skipped | State::Running(_) => {}
+        }
     }
 }
