@@ -10,7 +10,7 @@ use super::state::{Hope, State};
 use super::status::UnitStatus;
 use super::turn::{News, Turn, later};
 use crate::unit::{Config, Name};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,8 @@ pub struct Supervisor {
     pub(super) stale_graph: bool,
     pub(super) pending: Vec<Pending>,
     pub(super) shutdown: Option<Shutdown>,
+    /// The last run of each unit that was forgotten: should it come back, its runs go on being told apart.
+    pub(super) retired: BTreeMap<Name, Invocation>,
     /// How many units are not going to be ready by themselves.
     pub(super) hopeless: usize,
     /// The drain deadline of a shutdown that a unit's `start_limit_action` begins, unless the config names one.
@@ -73,6 +75,7 @@ impl Supervisor {
             stale_graph: false,
             pending: Vec::new(),
             shutdown: None,
+            retired: BTreeMap::new(),
             hopeless: 0,
             budget: Duration::from_secs(30),
             halted: false,
@@ -98,15 +101,13 @@ impl Supervisor {
             self.hold();
         }
         self.apply(event);
-        self.expire();
-        loop {
-            self.settle();
-            self.pass_on();
+        while self.stale_graph || !self.dirty.is_empty() || self.deadlines.first().is_some_and(|(at, _)| *at <= self.turn.now) {
             if self.stale_graph {
                 self.rebuild();
-            } else if self.dirty.is_empty() {
-                break;
             }
+            self.expire();
+            self.settle();
+            self.pass_on();
         }
         self.answer();
         self.halt();
@@ -253,9 +254,13 @@ impl Supervisor {
     /// Makes the table again: removed units that are down are forgotten, and edges follow the specs.
     pub(super) fn rebuild(&mut self) {
         self.stale_graph = false;
-        self.nodes.retain(|node| !(node.removed && node.face.down));
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.nodes).into_iter().partition(Node::forgettable);
+        self.retired
+            .extend(gone.into_iter().map(|node| (node.spec.name.clone(), node.invocation)));
+        self.nodes = kept;
         self.graph = Graph::new(&self.nodes);
         self.deadlines.clear();
+        self.dirty.clear();
         self.armed = vec![None; self.nodes.len()];
         self.status_cache.clear();
         self.stale_status.clear();

@@ -125,14 +125,26 @@ impl Node {
         }
     }
 
+    /// Whether the config does not name it any more, nothing is left of it, and that was announced.
+    pub(super) fn forgettable(&self) -> bool {
+        self.removed && self.face.leaving && matches!(self.state, State::Inactive)
+    }
+
     /// As [`must_stop`](Self::must_stop), without the reason.
-    fn leaving(&self, turn: &Turn) -> bool {
+    pub(super) fn leaving(&self, turn: &Turn) -> bool {
         turn.stopping() || self.removed || self.goal == Goal::Down || self.cycle.is_some() || self.unbound.is_some()
     }
 
     /// What others see of it.
     pub(super) fn look(&self, turn: &Turn) -> Face {
-        let leaving = self.leaving(turn);
+        let told = matches!(
+            &self.state,
+            State::Stopping(Stop {
+                end: Some(End::Asked(_)),
+                ..
+            })
+        );
+        let leaving = told || self.leaving(turn);
         let (state, sub_state) = self.visible(turn);
         let (ready, active) = match &self.state {
             State::Running(run) => (run.ready_since.is_some(), true),
@@ -392,6 +404,9 @@ impl Node {
                 self.state = State::Inactive;
             }
             State::Inactive | State::Starting(_) | State::Running(_) | State::Stopping(_) | State::Done { active: true } => {}
+        }
+        if let State::Inactive = self.state {
+            self.reason.clear();
         }
     }
 }

@@ -127,7 +127,9 @@ impl Supervisor {
         for unit in &config.units {
             let Some(mut node) = old.remove(&unit.name) else {
                 concerned.push(unit.name.clone());
-                self.nodes.push(Node::new(Arc::new(unit.clone()), now));
+                let mut node = Node::new(Arc::new(unit.clone()), now);
+                node.invocation = self.retired.remove(&unit.name).unwrap_or_default();
+                self.nodes.push(node);
                 continue;
             };
             if std::mem::take(&mut node.removed) {

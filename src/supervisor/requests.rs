@@ -292,7 +292,7 @@ impl Supervisor {
         } = pending;
         let Some(units) = units else { return self.all_required(hint) };
         let mut gone = None;
-        let once = *kind != Kind::Ready;
+        let once = matches!(kind, Kind::Started | Kind::Reloaded);
         let mut open = 0;
         units.retain(|(name, since)| {
             let Some(&id) = self.graph.ids.get(name) else {
@@ -375,7 +375,7 @@ impl Supervisor {
             (_, State::Ended) => Known::No(format!("it ended: {}", node.reason)),
             (_, State::Inactive) if node.goal == Goal::Down => Known::No("it is stopped".into()),
             (_, State::Starting(_) | State::Running(_) | State::Stopping(_)) => Known::No("it is being stopped".into()),
-            (Hope::Failed | Hope::Absent, _) => Known::No(node.reason.clone()),
+            (Hope::Failed | Hope::Absent, _) => Known::No(self.explain(id).unwrap_or_else(|| node.reason.clone())),
         }
     }
 }

@@ -9,11 +9,13 @@ use crate::unit::{Name, Unit};
 use std::time::Duration;
 
 impl Supervisor {
-    /// Until nothing moves.
+    /// Until nothing moves, or the table is to be made again before anything may.
     pub(super) fn settle(&mut self) {
-        while let Some(id) = self.dirty.pop_first() {
+        while !self.stale_graph
+            && let Some(id) = self.dirty.pop_first()
+        {
             self.look_around(id);
-            while self.advance(id) {
+            while self.advance(id) && !self.stale_graph {
                 self.refresh(id);
             }
             self.refresh(id);
@@ -54,7 +56,7 @@ impl Supervisor {
     }
 
     /// Why a unit waits, where what it requires will not come by itself.
-    fn explain(&self, id: Id) -> Option<String> {
+    pub(super) fn explain(&self, id: Id) -> Option<String> {
         let node = &self.nodes[id];
         let waits = matches!(node.state, State::Inactive) && node.must_stop(&self.turn).is_none();
         node.blocked.filter(|_| waits).map(|(dep, hope)| self.blocked_by(dep, hope))
@@ -102,7 +104,9 @@ impl Supervisor {
 
     /// It must stop: begins to, once all that is ordered after it and has to stop too is down.
     fn retreat(&mut self, id: Id, why: String) -> bool {
-        if !self.followers_down(id) {
+        let unwanted = self.nodes[id].cycle.is_none();
+        let rests = self.nodes[id].face.down && unwanted;
+        if !rests && !self.followers_down(id) {
             return false;
         }
         let node = &mut self.nodes[id];
@@ -196,9 +200,7 @@ impl Supervisor {
         self.dirty.extend(edges.followers.iter().copied());
         self.dirty
             .extend([&edges.requires, &edges.binds_to, &edges.after].into_iter().flatten().copied());
-        if node.removed && face.down {
-            self.stale_graph = true;
-        }
+        self.stale_graph |= node.forgettable();
     }
 
     /// For each unit the longest chain of stops that is to follow its own, and whether one in it drains.

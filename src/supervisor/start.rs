@@ -57,7 +57,10 @@ impl Node {
             State::Starting(_) if first => {
                 self.finish(turn, End::SpawnFailed { stage, error }, Duration::ZERO);
             }
-            State::Starting(_) => self.wind_up(turn, Some(End::SpawnFailed { stage, error })),
+            State::Starting(start) => {
+                start.step = Step::Main;
+                self.wind_up(turn, Some(End::SpawnFailed { stage, error }));
+            }
             State::Running(run) => {
                 run.reload = None;
                 turn.news
@@ -154,8 +157,10 @@ impl Node {
         }
         if let State::Starting(start) = &mut self.state {
             start.main = None;
-            let was = std::mem::replace(&mut start.step, Step::Main);
-            if restart::oneshot(&self.spec) && matches!(was, Step::Spawn | Step::Main) && !self.spec.exec_start_post.is_empty() {
+            if start.step == Step::Spawn {
+                start.step = Step::Main;
+            }
+            if restart::oneshot(&self.spec) && start.step == Step::Main && !self.spec.exec_start_post.is_empty() {
                 let succeeded = restart::verdict(&self.spec, &end) == restart::Verdict::Succeeded;
                 if succeeded {
                     return self.post(turn, 0);
@@ -171,6 +176,8 @@ impl Node {
             return self.wind_up(turn, Some(End::CommandFailed { stage, status }));
         }
         match stage {
+            // A stop wins: it only waits for those that come after it.
+            Stage::StartPre(_) if self.leaving(turn) => self.wind_up(turn, Some(End::Asked("stopped while starting".into()))),
             Stage::StartPre(n) if n + 1 < self.spec.exec_start_pre.len() => {
                 self.step(Step::Pre { n: n + 1, pid: None });
                 turn.spawn(&self.spec.name, self.invocation, Stage::StartPre(n + 1));
@@ -202,7 +209,7 @@ impl Node {
 
     /// Runs the n-th of `exec_start_post`, or is ready.
     fn post(&mut self, turn: &mut Turn, n: usize) {
-        if n < self.spec.exec_start_post.len() {
+        if n < self.spec.exec_start_post.len() && !self.leaving(turn) {
             self.step(Step::Post { n, pid: None });
             turn.spawn(&self.spec.name, self.invocation, Stage::StartPost(n));
         } else if restart::oneshot(&self.spec) {

@@ -151,7 +151,7 @@ impl Supervisor {
             goal: node.goal,
             removed: node.removed,
             since: node.since,
-            reason: node.reason.clone(),
+            reason: self.explain(id).unwrap_or_else(|| node.reason.clone()),
             pid: node.state.main(),
             invocation: node.invocation,
             restarts: node.restarts,

@@ -40,7 +40,7 @@ impl Node {
 
     /// It said `STOPPING=1`: it gets its grace without a signal.
     pub(super) fn stops_by_itself(&mut self, turn: &mut Turn) {
-        let kill_at = later(turn.now, self.grace(turn));
+        let kill_at = later(turn.now, self.grace(turn, self.phases_from_term()));
         self.stopping(turn, None);
         self.reason = "it said STOPPING=1".into();
         self.phase(Phase::Term { kill_at });
@@ -64,11 +64,9 @@ impl Node {
     }
 
     fn stop_command(&mut self, turn: &mut Turn, n: usize) {
-        self.phase(Phase::Command {
-            n,
-            pid: None,
-            by: later(turn.now, self.grace(turn)),
-        });
+        let phases = count(self.spec.exec_stop.len() - n).saturating_add(self.phases_from_term());
+        let by = later(turn.now, self.grace(turn, phases));
+        self.phase(Phase::Command { n, pid: None, by });
         turn.spawn(&self.spec.name, self.invocation, Stage::Stop(n));
     }
 
@@ -92,7 +90,7 @@ impl Node {
         turn.signal(&self.spec.name, self.invocation, target, signal);
         turn.empty(&self.spec.name, self.invocation, false);
         self.phase(Phase::Term {
-            kill_at: later(turn.now, self.grace(turn)),
+            kill_at: later(turn.now, self.grace(turn, self.phases_from_term())),
         });
     }
 
@@ -177,11 +175,8 @@ impl Node {
     }
 
     fn post_command(&mut self, turn: &mut Turn, n: usize) {
-        self.phase(Phase::Post {
-            n,
-            pid: None,
-            by: later(turn.now, self.grace(turn)),
-        });
+        let by = later(turn.now, self.grace(turn, count(self.spec.exec_stop_post.len() - n)));
+        self.phase(Phase::Post { n, pid: None, by });
         turn.spawn(&self.spec.name, self.invocation, Stage::StopPost(n));
     }
 
@@ -249,7 +244,13 @@ impl Node {
 
     /// A shutdown began while it was stopping, or hurries: no more grace than that leaves.
     pub(super) fn hasten(&mut self, turn: &mut Turn) {
-        let by_budget = later(turn.now, self.grace(turn));
+        let State::Stopping(stop) = &self.state else { return };
+        let phases = match stop.phase {
+            Phase::Command { n, .. } => count(self.spec.exec_stop.len().saturating_sub(n)).saturating_add(self.phases_from_term()),
+            Phase::Post { n, .. } => count(self.spec.exec_stop_post.len().saturating_sub(n)),
+            Phase::Spawning(_) | Phase::Term { .. } | Phase::Kill | Phase::PostKill => self.phases_from_term(),
+        };
+        let by_budget = later(turn.now, self.grace(turn, phases));
         let State::Stopping(stop) = &mut self.state else { return };
         match &mut stop.phase {
             Phase::Command { n, pid: None, .. } if turn.hurry => stop.phase = Phase::Spawning(Stage::Stop(*n)),
@@ -263,32 +264,33 @@ impl Node {
         }
     }
 
-    /// How long one phase of its stop may take: its `stop_timeout`, less where a shutdown's budget does not suffice. When not all fits,
+    /// How long one of so many phases of its stop may take: its `stop_timeout`, less where a shutdown's budget does not suffice. When not all fits,
     /// it gets its share in proportion, and at most half of what is left where one that comes later drains.
-    pub(super) fn grace(&self, turn: &Turn) -> Duration {
+    fn grace(&self, turn: &Turn, phases: u32) -> Duration {
         let (Some(drain_by), timeout) = (turn.drain_by, self.spec.stop_timeout) else {
             return self.spec.stop_timeout;
         };
         let available = drain_by.saturating_duration_since(turn.now);
         let (reserve, drains) = self.reserve;
-        let own = self.stop_span();
+        let own = timeout.saturating_mul(phases.max(1));
         if own.saturating_add(reserve) <= available {
             return timeout;
         }
         let fraction = own.as_secs_f64() / (own.as_secs_f64() + reserve.as_secs_f64()).max(f64::MIN_POSITIVE);
         let share = available.mul_f64(fraction.clamp(0.0, 1.0));
         let share = if drains { share.min(available / 2) } else { share };
-        (share / self.stop_phases()).min(timeout)
+        (share / phases.max(1)).min(timeout)
     }
 
     /// The longest that a stop of it can take.
     pub(super) fn stop_span(&self) -> Duration {
-        self.spec.stop_timeout.saturating_mul(self.stop_phases())
+        let phases = count(self.spec.exec_stop.len()).saturating_add(self.phases_from_term());
+        self.spec.stop_timeout.saturating_mul(phases)
     }
 
-    fn stop_phases(&self) -> u32 {
-        let commands = self.spec.exec_stop.len() + self.spec.exec_stop_post.len();
-        u32::try_from(commands).unwrap_or(u32::MAX).saturating_add(1)
+    /// The stop signal, and each of `exec_stop_post`.
+    fn phases_from_term(&self) -> u32 {
+        count(self.spec.exec_stop_post.len()).saturating_add(1)
     }
 
     /// Keeps how the main process ended, as soon as it is known.
@@ -325,6 +327,10 @@ impl Run {
     pub(super) fn ready_for(&self, now: Instant) -> Duration {
         self.ready_before + self.ready_since.map_or(Duration::ZERO, |since| now.duration_since(since))
     }
+}
+
+fn count(commands: usize) -> u32 {
+    u32::try_from(commands).unwrap_or(u32::MAX)
 }
 
 /// Whether a oneshot succeeded and stays active: it has not stopped, so that `exec_stop_post` is not due.

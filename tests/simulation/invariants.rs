@@ -1,0 +1,683 @@
+//! What must hold whatever happens.
+
+use crate::facts::{Facts, Term};
+use crate::kit::*;
+use crate::world::World;
+use sandkeep::supervisor::*;
+use sandkeep::unit::*;
+use std::time::Duration;
+
+impl World<'_> {
+    /// What must hold of each thing that the supervisor wants done.
+    pub(crate) fn check_action(&mut self, action: &Action, event: &Event, before: &Status, after: &Status) {
+        match action {
+            Action::Spawn { unit, invocation, stage } => self.check_spawn(unit, *invocation, *stage, event, before, after),
+            Action::Signal {
+                unit,
+                invocation,
+                target,
+                signal,
+            } => self.check_signal(unit, *invocation, *target, *signal, event, after),
+            Action::Empty { unit, invocation, kill } => self.check_empty(unit, *invocation, *kill, after),
+            Action::Probe {
+                unit,
+                invocation,
+                kind,
+                connect_only,
+            } => self.check_probe(unit, *invocation, *kind, *connect_only, after),
+            Action::Announce(transition) => self.check_transition(transition, before, after),
+            Action::Reply { request, outcome } => self.check_reply(*request, outcome, after),
+            Action::Halt { code, culprit } => {
+                assert!(self.processes.is_empty(), "halted with processes alive");
+                assert!(self.spawning.is_empty(), "halted while a process is being started");
+                assert_eq!(*code == 1, culprit.is_some());
+            }
+            Action::TakeHashes { unit } => {
+                let Some(unit) = after.unit(unit.as_str()) else { return };
+                let name = &unit.spec.name;
+                let succeeded = matches!(self.facts[name].exit, Some((status, _)) if clean(&unit.spec, status));
+                assert!(
+                    (unit.ready || succeeded) && !unit.spec.watch.is_empty(),
+                    "hashes of {name} taken before it succeeded"
+                );
+            }
+            Action::Configured(_) => {}
+        }
+    }
+
+    fn check_spawn(&mut self, unit: &Name, invocation: Invocation, stage: Stage, event: &Event, before: &Status, after: &Status) {
+        let status = after.unit(unit.as_str()).expect("a unit that spawns is known").clone();
+        let spec = status.spec.clone();
+        assert!(!self.spawning.contains_key(unit), "{unit}: two processes are being started at once");
+        let begins = matches!(stage, Stage::StartPre(_) | Stage::Main | Stage::StartPost(_));
+        if begins {
+            assert_eq!(self.told.goals[unit], Goal::Up, "{unit}: {stage} started though it is stopped");
+            assert!(!self.told.shutdown, "{unit}: {stage} started after the shutdown began");
+        }
+        if matches!(stage, Stage::StartPost(_)) {
+            let facts = &self.facts[unit];
+            assert!(
+                facts.main.is_some() || matches!(spec.service, Service::Oneshot { .. }),
+                "{unit}: start-post without main"
+            );
+        }
+        if let Stage::StopPost(_) = stage {
+            self.facts.get_mut(unit).expect("known").post_commands = true;
+        }
+        let first = stage
+            == if spec.exec_start_pre.is_empty() {
+                Stage::Main
+            } else {
+                Stage::StartPre(0)
+            };
+        if !first {
+            assert_eq!(self.facts[unit].invocation, invocation, "{unit}: {stage} of another run");
+            return;
+        }
+        self.check_begin(unit, invocation, &status, event, before, after);
+        let now = self.now;
+        let held = self.held();
+        let facts = self.facts.get_mut(unit).expect("known");
+        assert!(
+            invocation > facts.invocation,
+            "{unit}: run {invocation} after run {}",
+            facts.invocation
+        );
+        facts.begin(now, invocation);
+        if !held && spec.main != Main::Worker(Worker::Restore) {
+            facts.starts.push(now);
+        }
+        let recent = facts.starts.iter().filter(|&&at| now - at < spec.start_limit_interval).count();
+        let burst = usize::try_from(spec.start_limit_burst).expect("small");
+        assert!(
+            burst == 0 || recent <= burst,
+            "{unit}: {recent} starts in {:?}, {burst} allowed",
+            spec.start_limit_interval
+        );
+    }
+
+    /// A run begins.
+    fn check_begin(&self, unit: &Name, _: Invocation, status: &UnitStatus, event: &Event, before: &Status, after: &Status) {
+        let spec = &status.spec;
+        assert!(self.of(unit).next().is_none(), "{unit}: begins before the last run is gone");
+        let wanted = self.supervisor.config().and_then(|config| config.unit(unit.as_str()).cloned());
+        assert_eq!(wanted.as_ref(), Some(&**spec), "{unit}: started from an old config");
+        for dep in spec.requires.iter().chain(&spec.binds_to) {
+            let dep = after.unit(dep.as_str()).expect("checked config");
+            let bound = spec.binds_to.contains(&dep.spec.name);
+            assert!(
+                dep.ready || (dep.state == "skipped" && !bound),
+                "{unit}: begins before {} is ready: {dep:?}",
+                dep.spec.name
+            );
+            assert!(
+                !bound || dep.state == "active" || dep.state == "reloading",
+                "{unit}: begins though {} is not active",
+                dep.spec.name
+            );
+        }
+        for dep in spec.after.iter().chain(&spec.wants) {
+            let dep = after.unit(dep.as_str()).expect("checked config");
+            let starts = matches!(dep.sub_state, "start-pre" | "start" | "ready-wait");
+            assert!(!starts, "{unit}: begins while {}, which comes before, starts", dep.spec.name);
+            assert!(
+                !dep.sub_state.starts_with("stop"),
+                "{unit}: begins while {}, which comes before, stops",
+                dep.spec.name
+            );
+        }
+        let asked = matches!(
+            event,
+            Event::Request(_) | Event::Configure { .. } | Event::WatchChanged { .. } | Event::RetryChanged { .. } | Event::Emptied { .. }
+        );
+        if let Some(was) = before.unit(unit.as_str())
+            && was.sub_state == "auto-restart"
+            && !asked
+        {
+            assert!(
+                was.restart_at.is_some_and(|at| at <= self.now),
+                "{unit}: started before its backoff was over"
+            );
+        }
+        if let Some(was) = before.unit(unit.as_str())
+            && (was.state, was.sub_state) == ("failed", "dead")
+        {
+            assert!(asked, "{unit}: started again though it had failed for good");
+        }
+    }
+
+    fn check_signal(&mut self, unit: &Name, invocation: Invocation, target: Target, signal: i32, event: &Event, after: &Status) {
+        let status = after.unit(unit.as_str()).expect("known").clone();
+        assert_eq!(status.invocation, invocation, "{unit}: a signal to another run");
+        let facts = self.facts.get_mut(unit).expect("known");
+        let stops = signal == 15 || signal == 6;
+        if !stops {
+            let known = signal == 12 || signal == 1 || signal == 10 || (signal == 9 && matches!(target, Target::Control(_)));
+            assert!(known, "{unit}: an unknown signal {signal}");
+            assert!(
+                signal != 12 || matches!(event, Event::Shutdown { .. }) || after.stopping,
+                "{unit}: told to drain too early"
+            );
+            return;
+        }
+        if status.spec.kill_mode == KillMode::Mixed {
+            assert!(target != Target::All, "{unit}: all of a mixed unit got the stop signal");
+        }
+        facts.signalled = true;
+        self.check_stop_order(&status, after);
+    }
+
+    /// Nothing is stopped by request while something that needs it lives.
+    fn check_stop_order(&self, status: &UnitStatus, after: &Status) {
+        let asked = matches!(status.reason.as_str(), "shutdown" | "stopped by request" | "restarted by request");
+        let name = &status.spec.name;
+        let earlier = self.earlier.as_ref().and_then(|earlier| earlier.unit(name.as_str()));
+        let begun = earlier.is_some_and(|earlier| earlier.state == "deactivating");
+        if !asked || begun || self.told.asked_to_halt > 1 {
+            return;
+        }
+        for other in &after.units {
+            let needs = other.spec.requires.contains(name) || other.spec.binds_to.contains(name);
+            let comes_after = other.spec.after.contains(name) || other.spec.wants.contains(name);
+            let stops_too =
+                self.told.shutdown || (status.reason == "stopped by request" && self.told.goals[&other.spec.name] == Goal::Down);
+            if needs || (comes_after && stops_too) {
+                let lives = self.of(&other.spec.name).next().is_some() || self.spawning.contains_key(&other.spec.name);
+                assert!(!lives, "{name} is stopped ({}) while {} lives", status.reason, other.spec.name);
+            }
+        }
+    }
+
+    fn check_empty(&mut self, unit: &Name, invocation: Invocation, kill: bool, after: &Status) {
+        let spec = after.unit(unit.as_str()).expect("known").spec.clone();
+        assert!(
+            !self.spawning.contains_key(unit),
+            "{unit}: asked to be empty while a process of it is being started"
+        );
+        let main_lives = self.processes.values().any(|p| p.unit == *unit && p.stage == Some(Stage::Main));
+        let control = self.processes.values().any(|p| p.unit == *unit && p.stage.is_some());
+        let all_fit = Duration::from_millis(self.scenario.budget)
+            >= after
+                .units
+                .iter()
+                .map(|u| u.spec.stop_timeout * u32::try_from(1 + u.spec.exec_stop.len() + u.spec.exec_stop_post.len()).expect("few"))
+                .sum();
+        let (now, told) = (self.now, &self.told);
+        let facts = self.facts.get_mut(unit).expect("known");
+        assert_eq!(facts.invocation, invocation, "{unit}: another run is to be emptied");
+        if !kill {
+            facts.term = Some(Term {
+                at: now,
+                timeout: spec.stop_timeout,
+                extended_until: None,
+            });
+            return;
+        }
+        let hurries = told.asked_to_halt > 1;
+        let main_gone = spec.kill_mode == KillMode::Mixed && !main_lives && (!control || facts.exit.is_some());
+        let cut_short = told.shutdown && !all_fit;
+        let in_time = facts.term.is_some_and(|term| now >= term.at + term.timeout.min(spec.stop_timeout));
+        let after_commands = facts.post_commands;
+        assert!(
+            hurries || main_gone || cut_short || in_time || after_commands,
+            "{unit}: killed before its stop timeout"
+        );
+        facts.term = None;
+        facts.signalled = true;
+    }
+
+    fn check_probe(&mut self, unit: &Name, invocation: Invocation, kind: ProbeKind, connect_only: bool, after: &Status) {
+        let (now, held) = (self.now, self.held());
+        let status = after.unit(unit.as_str()).expect("known");
+        let facts = self.facts.get_mut(unit).expect("known");
+        assert_eq!(facts.invocation, invocation, "{unit}: probe of another run");
+        assert!(facts.main.is_some(), "{unit}: probed without a process");
+        let startup = facts.probes.get(&ProbeKind::Startup).is_some_and(|probe| probe.passed);
+        if status.spec.probes.contains_key(&ProbeKind::Startup) {
+            assert!(
+                startup != (kind == ProbeKind::Startup),
+                "{unit}: {kind:?} asked, startup passed: {startup}"
+            );
+        }
+        let http = matches!(status.spec.probes[&kind].check, ProbeCheck::Http { .. });
+        let probe = facts.probes.entry(kind).or_default();
+        assert!(!probe.in_flight, "{unit}: {kind:?} asked twice at once");
+        assert_eq!(connect_only, http && probe.passed, "{unit}: {kind:?} asks the wrong way");
+        probe.in_flight = true;
+        if let Some(at) = probe.answered_at
+            && !held
+        {
+            let least = if probe.passed {
+                secs(10)
+            } else {
+                status.spec.probes[&kind].interval
+            };
+            assert!(now - at >= least, "{unit}: {kind:?} asked again after {:?}", now - at);
+        }
+    }
+
+    fn check_transition(&mut self, transition: &Transition, before: &Status, after: &Status) {
+        let unit = &transition.unit;
+        let new = (transition.state, transition.to, transition.ready);
+        let now = self.now;
+        let facts = self.facts.get_mut(unit).expect("known");
+        if let Some(last) = facts.announced {
+            assert_eq!(last.1, transition.from, "{unit}: a gap between announced transitions");
+            assert_ne!(last, new, "{unit}: announced twice");
+        }
+        facts.announced = Some(new);
+        match (transition.ready, facts.ready_since) {
+            (true, None) => facts.ready_since = Some(now),
+            (false, Some(since)) => {
+                facts.ready_for += now - since;
+                facts.ready_since = None;
+            }
+            _ => {}
+        }
+        if transition.to == "exited" {
+            facts.last_wait = None;
+            facts.starts.clear();
+        }
+        if transition.from != "dead" && transition.from != "waiting" {
+            self.check_end(transition, before, after);
+        }
+        if transition.to == "auto-restart" {
+            self.check_backoff(transition, after);
+        }
+    }
+
+    /// A run that ended by itself is followed by what its policy says.
+    fn check_end(&self, transition: &Transition, _: &Status, after: &Status) {
+        let facts = &self.facts[&transition.unit];
+        let Some(status) = after.unit(transition.unit.as_str()) else {
+            return;
+        };
+        let spec = &status.spec;
+        let rests = matches!(
+            (transition.state, transition.to),
+            (_, "auto-restart" | "exited") | ("failed" | "inactive", "dead")
+        );
+        let left_alone = !facts.disturbed && self.told.goals[&transition.unit] == Goal::Up && !self.supervisor.shutting_down();
+        let Some((exit, false)) = facts.exit else { return };
+        let simple = facts.command_failed.is_none() && facts.spawn_failed.is_none() && !facts.said_stopping;
+        if !rests || !left_alone || !simple || status.reason.starts_with("bound to") || transition.from == "auto-restart" {
+            return;
+        }
+        let expected = expected_end(spec, exit, facts.said_ready);
+        let series_over = transition.reason.contains("(start_timeout)");
+        let seen = (transition.state, transition.to, transition.ready);
+        assert!(
+            seen == expected || series_over,
+            "{}: {seen:?} after {exit} ({:?}), {expected:?} expected",
+            transition.unit,
+            spec.restart
+        );
+    }
+
+    /// Consecutive short runs wait longer and longer, up to the maximum; a stable one starts over.
+    fn check_backoff(&mut self, transition: &Transition, after: &Status) {
+        let Some(status) = after.unit(transition.unit.as_str()).cloned() else {
+            return;
+        };
+        let spec = &status.spec;
+        let Some(at) = status.restart_at else { return };
+        let wait = at - self.now;
+        let facts = self.facts.get_mut(&transition.unit).expect("known");
+        let max = spec.restart_max_delay.max(spec.restart_delay);
+        assert!(wait <= max, "{}: waits {wait:?}, at most {max:?}", transition.unit);
+        assert!(wait >= spec.restart_delay, "{}: waits only {wait:?}", transition.unit);
+        let stable = facts.ready_for >= secs(10);
+        let grows = spec.restart_steps > 0 && spec.restart_max_delay > spec.restart_delay * 2;
+        match facts.last_wait {
+            Some(last) if !stable && grows && last < max => assert!(wait > last, "{}: waits {wait:?} after {last:?}", transition.unit),
+            Some(last) if !stable => assert!(wait >= last, "{}: waits {wait:?} after {last:?}", transition.unit),
+            _ if stable && grows => {
+                assert!(
+                    wait <= spec.restart_delay + (max - spec.restart_delay) / 4,
+                    "{}: waits {wait:?} after a stable run",
+                    transition.unit
+                );
+            }
+            _ => {}
+        }
+        facts.last_wait = Some(wait);
+    }
+
+    fn check_reply(&mut self, request: RequestId, outcome: &Outcome, after: &Status) {
+        let open = self.told.open.remove(&request);
+        assert!(
+            open.is_some() || self.told.others.remove(&request),
+            "request {request} answered twice"
+        );
+        let Some((verb, units)) = open else { return };
+        if let Outcome::Failed(why) = outcome {
+            assert!(
+                !why.is_empty() && why.iter().all(|(_, why)| !why.is_empty()),
+                "{verb:?} failed without a reason"
+            );
+        }
+        if *outcome != Outcome::Done {
+            return;
+        }
+        match verb {
+            Verb::Start(_) | Verb::Restart(_) | Verb::Wait(_) => {
+                let named = units.iter().filter_map(|unit| after.unit(unit.as_str()));
+                named.for_each(|unit| assert!(unit.ready || unit.state == "skipped", "{verb:?} is done, but not {unit:?}"));
+                if verb == Verb::Wait(vec![]) {
+                    assert!(after.ready, "waited for all, but not all is ready");
+                }
+            }
+            Verb::Stop(_) => {
+                let lives = units
+                    .iter()
+                    .find(|unit| self.of(unit).next().is_some() || self.spawning.contains_key(*unit));
+                assert!(lives.is_none(), "{verb:?} is done, but {lives:?} lives");
+            }
+            Verb::Reload(_) | Verb::Kill { .. } => {}
+        }
+    }
+
+    /// What must hold after each step.
+    pub(crate) fn check(&mut self, event: &Event, before: &Status, after: &Status) {
+        if !self.told.shutdown && self.supervisor.shutting_down() {
+            self.told.shutdown = true;
+            self.told.shutdown_at = Some(self.now);
+        }
+        if let Some((at, unit, timer)) = self.supervisor.next_deadline() {
+            assert!(at > self.now, "{unit} left a deadline in the past: {timer}");
+        }
+        if let Some(at) = self.told.shutdown_at {
+            let limit = ms(self.scenario.budget) + self.slack();
+            assert!(
+                self.halted || self.now - at <= limit,
+                "still not down {:?} after the shutdown",
+                self.now - at
+            );
+        }
+        for unit in &after.units {
+            self.check_unit(unit, event, before, after);
+        }
+        self.check_processes();
+    }
+
+    fn check_processes(&self) {
+        for (pid, process) in &self.processes {
+            let mains = self
+                .processes
+                .values()
+                .filter(|p| p.unit == process.unit && p.stage == Some(Stage::Main))
+                .count();
+            assert!(mains <= 1, "{}: {mains} main processes", process.unit);
+            let facts = &self.facts[&process.unit];
+            assert_eq!(process.invocation, facts.invocation, "{}: {pid} is of an earlier run", process.unit);
+        }
+    }
+
+    fn check_unit(&self, unit: &UnitStatus, event: &Event, earlier: &Status, after: &Status) {
+        let name = &unit.spec.name;
+        let before = earlier.unit(name.as_str()).map(|unit| &**unit);
+        let facts = &self.facts[name];
+        if !unit.removed {
+            assert_eq!(unit.goal, self.told.goals[name], "{name}: the wrong goal");
+        }
+        if let Some(announced) = facts.announced {
+            assert_eq!(
+                announced,
+                (unit.state, unit.sub_state, unit.ready),
+                "{name}: a transition that was not announced"
+            );
+        }
+        self.check_ready(unit, facts);
+        self.check_timers(unit, facts);
+        self.check_progress(unit, after);
+        self.check_blame(unit, facts, before);
+        self.check_reload(unit, event, earlier, after);
+        if self.told.shutdown || unit.goal == Goal::Down {
+            assert_ne!(unit.sub_state, "auto-restart", "{name}: waits to be started though it is stopped");
+        }
+    }
+
+    /// Nothing counts as ready that has not said so in this run.
+    fn check_ready(&self, unit: &UnitStatus, facts: &Facts) {
+        let name = &unit.spec.name;
+        let oneshot = matches!(unit.spec.service, Service::Oneshot { .. });
+        if unit.ready && oneshot {
+            let clean = matches!(facts.exit, Some((status, _)) if clean(&unit.spec, status));
+            assert!(clean || facts.satisfied, "{name}: ready, but it did not succeed");
+            assert!(self.of(name).next().is_none(), "{name}: done, but something of it is left");
+        } else if unit.ready {
+            assert!(facts.main.is_some(), "{name}: ready without a process");
+            assert!(
+                facts.said_ready || unit.spec.service == Service::Simple,
+                "{name}: ready, but it did not say so"
+            );
+        }
+        if unit.sub_state == "running" {
+            for kind in unit.spec.probes.keys().filter(|kind| **kind != ProbeKind::Liveness) {
+                assert!(
+                    facts.probes.get(kind).is_some_and(|probe| probe.passed),
+                    "{name}: running, but {kind:?} never passed"
+                );
+            }
+            let failing = facts.probes.get(&ProbeKind::Readiness).is_some_and(|probe| probe.failing);
+            assert_eq!(
+                unit.ready, !failing,
+                "{name}: ready {}, readiness probe failing {failing}",
+                unit.ready
+            );
+        }
+        if unit.state == "skipped" {
+            assert!(facts.skipped, "{name}: skipped for no reason");
+        }
+    }
+
+    /// Nothing is overdue.
+    fn check_timers(&self, unit: &UnitStatus, facts: &Facts) {
+        let name = &unit.spec.name;
+        if let Some(term) = facts.term
+            && unit.state == "deactivating"
+            && self.of(name).next().is_some()
+        {
+            let end = (term.at + term.timeout).max(term.extended_until.unwrap_or(term.at));
+            assert!(
+                self.now < end || unit.sub_state == "stop-kill",
+                "{name}: not killed at its stop timeout"
+            );
+        }
+        let starts = matches!(unit.sub_state, "start-pre" | "start" | "ready-wait") && facts.exit.is_none();
+        let restore = unit.spec.main == Main::Worker(Worker::Restore);
+        if let Some(limit) = unit.spec.start_timeout
+            && starts
+            && !restore
+        {
+            let end = (facts.began + limit)
+                .max(facts.extended_until.unwrap_or(facts.began))
+                .max(self.told.held_until.unwrap_or(facts.began));
+            assert!(self.now < end, "{name}: still starting after its start timeout");
+        }
+        let runs = unit.sub_state == "running";
+        if let (true, Some(every), Some(ready)) = (runs, unit.spec.watchdog, facts.ready_since.or(facts.pinged)) {
+            let last = ready.max(facts.pinged.unwrap_or(ready)).max(self.told.held_until.unwrap_or(ready));
+            assert!(self.now < last + every, "{name}: its watchdog was not noticed");
+            assert!(!facts.triggered || self.now < self.epoch, "{name}: its trigger was not noticed");
+        }
+        let liveness = facts.probes.get(&ProbeKind::Liveness);
+        assert!(
+            !(runs && liveness.is_some_and(|probe| probe.failing)),
+            "{name}: runs though its liveness probe fails"
+        );
+    }
+
+    /// Nothing stands still that could move.
+    fn check_progress(&self, unit: &UnitStatus, after: &Status) {
+        let name = &unit.spec.name;
+        let find = |dep: &Name| after.unit(dep.as_str());
+        let nothing_stops = after.units.iter().all(|unit| unit.state != "deactivating");
+        if (unit.state, unit.sub_state) == ("inactive", "waiting") && nothing_stops && !self.told.shutdown {
+            let mut hard = unit.spec.requires.iter().chain(&unit.spec.binds_to).filter_map(find);
+            let bound = |dep: &UnitStatus| unit.spec.binds_to.contains(&dep.spec.name);
+            let waits = hard.any(|dep| !dep.ready || dep.goal == Goal::Down || (bound(dep) && dep.state != "active"));
+            let soft = unit.spec.after.iter().chain(&unit.spec.wants).filter_map(find);
+            let holds = |dep: &UnitStatus| {
+                matches!(dep.sub_state, "start-pre" | "start" | "ready-wait" | "waiting" | "auto-restart") || dep.goal == Goal::Down
+            };
+            assert!(
+                waits || soft.into_iter().any(|dep| holds(dep)),
+                "{name}: waits for nothing: {unit:?}"
+            );
+        }
+        let leaves = self.told.shutdown || unit.goal == Goal::Down || unit.removed;
+        let up = matches!(unit.state, "active" | "activating" | "reloading") && unit.sub_state != "auto-restart";
+        let concludes = unit.sub_state == "start" && self.facts[name].exit.is_some();
+        if leaves && up && !concludes {
+            let follows = |other: &UnitStatus| {
+                let spec = &other.spec;
+                [&spec.requires, &spec.wants, &spec.binds_to, &spec.after]
+                    .into_iter()
+                    .any(|list| list.contains(name))
+            };
+            let up = |other: &UnitStatus| !matches!(other.state, "inactive" | "failed" | "skipped");
+            let waits = after.units.iter().any(|other| follows(other) && up(other));
+            assert!(waits, "{name}: is to stop, nothing is in the way, and it does not: {unit:?}");
+        }
+        if up && !leaves && unit.sub_state == "running" {
+            let gone = unit
+                .spec
+                .binds_to
+                .iter()
+                .filter_map(find)
+                .find(|dep| !matches!(dep.state, "active" | "reloading"));
+            let follows = |other: &UnitStatus| {
+                [&other.spec.requires, &other.spec.wants, &other.spec.binds_to, &other.spec.after]
+                    .into_iter()
+                    .any(|l| l.contains(name))
+            };
+            let waits = after
+                .units
+                .iter()
+                .any(|other| follows(other) && !matches!(other.state, "inactive" | "failed" | "skipped"));
+            assert!(
+                gone.is_none() || waits,
+                "{name}: runs though it is bound to {:?}",
+                gone.map(|dep| dep.spec.name.clone())
+            );
+        }
+    }
+
+    /// A unit that is stopped for what it did has done it, and the machine was not only just paused.
+    fn check_blame(&self, unit: &UnitStatus, facts: &Facts, before: Option<&UnitStatus>) {
+        let name = &unit.spec.name;
+        let newly = unit.state == "deactivating" && before.is_some_and(|before| before.state != "deactivating");
+        if !newly {
+            return;
+        }
+        if unit.reason.starts_with("liveness probe failed: it has never") {
+            assert!(!self.held(), "{name}: blamed for a pause");
+        } else if unit.reason.starts_with("liveness") {
+            let failed = facts.probes.get(&ProbeKind::Liveness).is_some_and(|probe| probe.failing);
+            assert!(failed && !self.held(), "{name}: stopped for a liveness probe that did not fail");
+        }
+        if unit.reason.starts_with("watchdog") && !facts.triggered {
+            let every = unit.spec.watchdog.expect("it has one");
+            assert!(!self.held(), "{name}: blamed for a pause");
+            assert!(
+                facts.pinged.is_none_or(|at| self.now >= at + every),
+                "{name}: stopped though it pinged"
+            );
+        }
+        if unit.reason.starts_with("not ready within") {
+            let limit = unit.spec.start_timeout.expect("it has one");
+            assert!(
+                self.now >= facts.began + limit || facts.disturbed || unit.spec.main == Main::Worker(Worker::Restore),
+                "{name}: timed out too early"
+            );
+        }
+    }
+
+    /// A reload touches only what changed and what is part of it or bound to it.
+    fn check_reload(&self, unit: &UnitStatus, event: &Event, earlier: &Status, after: &Status) {
+        let (Event::Configure { config, .. }, Some(before)) = (event, earlier.unit(unit.spec.name.as_str())) else {
+            return;
+        };
+        if unit.state != "deactivating" || before.state == "deactivating" {
+            return;
+        }
+        let changed = |spec: &Unit| {
+            config.unit(spec.name.as_str()).is_none_or(|new| {
+                let (description, start_timeout) = (new.description.clone(), new.start_timeout);
+                *new != Unit {
+                    description,
+                    start_timeout,
+                    stop_timeout: new.stop_timeout,
+                    ..spec.clone()
+                }
+            })
+        };
+        let mut reached: Vec<&Name> = earlier
+            .units
+            .iter()
+            .filter(|unit| changed(&unit.spec))
+            .map(|unit| &unit.spec.name)
+            .collect();
+        let parts = |spec: &Unit, of: &[&Name]| spec.binds_to.iter().chain(&spec.part_of).any(|to| of.contains(&to));
+        let next = |reached: &[&Name]| {
+            let more = after
+                .units
+                .iter()
+                .find(|unit| !reached.contains(&&unit.spec.name) && parts(&unit.spec, reached));
+            more.map(|unit| &unit.spec.name)
+        };
+        while let Some(more) = next(&reached) {
+            reached.push(more);
+        }
+        let timed_out = unit.reason.starts_with("not ready within");
+        let name = &unit.spec.name;
+        assert!(
+            reached.contains(&name) || timed_out,
+            "{name}: stopped by a reload that does not concern it: {}",
+            unit.reason
+        );
+    }
+
+    /// Everyone got an answer.
+    pub(crate) fn after_halt(&self) {
+        assert!(self.told.open.is_empty(), "nobody answered {:?}", self.told.open);
+        let late: Vec<_> = self.told.others.iter().filter(|id| **id != 0).collect();
+        assert!(late.is_empty(), "nobody answered {late:?}");
+    }
+}
+
+fn clean(spec: &Unit, status: ExitStatus) -> bool {
+    match status {
+        ExitStatus::Code(code) => code == 0 || spec.success_exit_status.codes.contains(&code),
+        ExitStatus::Signal { signal, .. } => spec.success_exit_status.signals.contains(&signal),
+    }
+}
+
+/// systemd.service(5), table 2, and what DESIGN adds to it.
+fn expected_end(spec: &Unit, exit: ExitStatus, said_ready: bool) -> (&'static str, &'static str, bool) {
+    use Restart::*;
+    let early = spec.service == Service::Notify && !said_ready;
+    let clean = clean(spec, exit) && !early;
+    let again = ("activating", "auto-restart", false);
+    match (spec.service, clean) {
+        (Service::Oneshot { remain_after_exit: true }, true) => return ("active", "exited", true),
+        (Service::Oneshot { remain_after_exit: false }, true) => return ("inactive", "dead", true),
+        _ => {}
+    }
+    let restarts = match (spec.restart, exit) {
+        (_, ExitStatus::Code(78)) => false,
+        (_, ExitStatus::Code(126 | 127)) if spec.main == Main::Exec(shell("x")) => false,
+        (Always, _) => true,
+        (OnSuccess, _) => clean,
+        (OnFailure, _) => !clean,
+        (OnAbnormal, ExitStatus::Signal { .. }) => true,
+        (OnAbnormal | OnWatchdog | No, _) => false,
+    };
+    let restore = spec.main == Main::Worker(Worker::Restore) && !clean && exit != ExitStatus::Code(78);
+    match (restarts || restore, clean) {
+        (true, _) => again,
+        (false, true) => ("inactive", "dead", false),
+        (false, false) => ("failed", "dead", false),
+    }
+}

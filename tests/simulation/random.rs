@@ -1,0 +1,36 @@
+//! Random lives in virtual time. `CASES=100000 cargo test --test simulation` lives more of them; `SIMULATION_LOG=1` prints each step.
+
+use crate::scenario::scenario;
+use crate::world::run;
+use proptest::prelude::*;
+
+fn cases() -> u32 {
+    std::env::var("CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1500)
+}
+
+fn settings() -> ProptestConfig {
+    ProptestConfig {
+        cases: cases(),
+        failure_persistence: None,
+        max_shrink_iters: 300,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(settings())]
+
+    #[test]
+    fn whatever_happens_the_invariants_hold(scenario in scenario()) {
+        run(&scenario);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases() / 20, ..settings() })]
+
+    #[test]
+    fn the_same_inputs_give_the_same_outputs(scenario in scenario()) {
+        prop_assert_eq!(run(&scenario).log, run(&scenario).log);
+    }
+}
