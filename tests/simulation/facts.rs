@@ -38,6 +38,8 @@ pub(crate) struct Facts {
     /// The stop signal was sent, and what the grace is.
     pub(crate) term: Option<Term>,
     pub(crate) post_commands: bool,
+    /// When the last of `exec_stop` was asked for.
+    pub(crate) stop_command: Option<Instant>,
     /// The stop signals and starts of its whole life.
     pub(crate) starts: Vec<Instant>,
     /// The last wait before a restart that no one has since interfered with.
@@ -101,6 +103,7 @@ impl Facts {
             disturbed: false,
             term: None,
             post_commands: false,
+            stop_command: None,
             starts: vec![],
             last_wait: None,
             announced: None,

@@ -35,7 +35,9 @@ impl World<'_> {
             Action::TakeHashes { unit } => {
                 let Some(unit) = after.unit(unit.as_str()) else { return };
                 let name = &unit.spec.name;
-                let succeeded = matches!(self.facts[name].exit, Some((status, _)) if clean(&unit.spec, status));
+                let facts = &self.facts[name];
+                let service = !matches!(unit.spec.service, Service::Oneshot { .. });
+                let succeeded = matches!(facts.exit, Some((status, _)) if clean(&unit.spec, status)) || (service && facts.main.is_some());
                 assert!(
                     (unit.ready || succeeded) && !unit.spec.watch.is_empty(),
                     "hashes of {name} taken before it succeeded"
@@ -60,6 +62,11 @@ impl World<'_> {
                 facts.main.is_some() || matches!(spec.service, Service::Oneshot { .. }),
                 "{unit}: start-post without main"
             );
+        }
+        if let Stage::Stop(_) = stage {
+            let now = self.now;
+            let facts = self.facts.get_mut(unit).expect("known");
+            (facts.stop_command, facts.signalled) = (Some(now), true);
         }
         if let Stage::StopPost(_) = stage {
             self.facts.get_mut(unit).expect("known").post_commands = true;
@@ -215,9 +222,14 @@ impl World<'_> {
         }
         let hurries = told.asked_to_halt > 1;
         let main_gone = spec.kill_mode == KillMode::Mixed && !main_lives && (!control || facts.exit.is_some());
-        let cut_short = told.shutdown && !all_fit;
+        let latest = told.shutdown_at.map(|at| at + Duration::from_millis(self.scenario.budget));
+        let fits = facts
+            .term
+            .is_some_and(|term| latest.is_none_or(|latest| term.at + term.timeout <= latest));
+        let cut_short = told.shutdown && !(all_fit && fits);
         let in_time = facts.term.is_some_and(|term| now >= term.at + term.timeout.min(spec.stop_timeout));
-        let after_commands = facts.post_commands;
+        let hung = facts.stop_command.is_some_and(|at| now >= at + spec.stop_timeout);
+        let after_commands = facts.post_commands || (spec.kill_mode == KillMode::Mixed && hung);
         assert!(
             hurries || main_gone || cut_short || in_time || after_commands,
             "{unit}: killed before its stop timeout"

@@ -70,13 +70,15 @@ pub(crate) struct World<'a> {
     pub(crate) told: Told,
     /// How things were before this step.
     pub(crate) earlier: Option<Status>,
+    /// Whether it keeps a log.
+    talks: bool,
     pub(crate) log: Vec<String>,
     pub(crate) steps: usize,
     pub(crate) halted: bool,
 }
 
 /// Runs a life to its end; every invariant holds after every step, or this panics.
-pub(crate) fn run(scenario: &Scenario) -> World<'_> {
+pub(crate) fn run(scenario: &Scenario, talks: bool) -> World<'_> {
     let epoch = Instant::now();
     let mut world = World {
         scenario,
@@ -94,6 +96,7 @@ pub(crate) fn run(scenario: &Scenario) -> World<'_> {
         facts: BTreeMap::new(),
         told: Told::default(),
         earlier: None,
+        talks: talks || std::env::var_os("SIMULATION_LOG").is_some(),
         log: vec![],
         steps: 0,
         halted: false,
@@ -367,13 +370,13 @@ impl World<'_> {
         self.steps += 1;
         let before = self.supervisor.status();
         self.note(&event, &before);
-        self.say(&format!("> {event:?}"));
+        self.say(|| format!("> {event:?}"));
         self.earlier = Some(before.clone());
         let actions = self.supervisor.step(self.now, event.clone());
         let after = self.supervisor.status();
         for action in &actions {
             if !matches!(action, Action::Configured(_)) {
-                self.say(&format!("  {action:?}"));
+                self.say(|| format!("  {action:?}"));
             }
             assert!(!self.halted, "{action:?} after the halt");
             self.check_action(action, &event, &before, &after);
@@ -382,9 +385,12 @@ impl World<'_> {
         self.check(&event, &before, &after);
     }
 
-    fn say(&mut self, line: &str) {
-        let at = (self.now - self.epoch).as_secs_f64();
-        let line = if line.contains("Configure {") { "> Configure" } else { line };
+    fn say(&mut self, line: impl FnOnce() -> String) {
+        if !self.talks {
+            return;
+        }
+        let (at, line) = ((self.now - self.epoch).as_secs_f64(), line());
+        let line = if line.starts_with("> Configure") { "> Configure" } else { &line };
         #[expect(clippy::print_stdout, reason = "asked for")]
         if std::env::var_os("SIMULATION_LOG").is_some() {
             println!("{at:9.3} {line}");
