@@ -49,6 +49,11 @@ impl Globs {
         self.set.is_match(path)
     }
 
+    /// Where to begin to look.
+    pub(super) fn starts(&self) -> &[(String, Depth)] {
+        &self.starts
+    }
+
     /// The files that match, sorted, relative to the root.
     pub(super) fn files(&self, root: &Path) -> Vec<String> {
         let mut found = Vec::new();

@@ -27,9 +27,18 @@ pub(super) fn take(unit: &Unit, root: &Path, state: &Path) -> io::Result<()> {
     fs::rename(temporary, path)
 }
 
+/// A difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// The first path that differs; all patterns where nothing is remembered.
+    pub(super) path: String,
+    /// Whether there was anything to compare with.
+    pub(super) is_remembered: bool,
+}
+
 /// The first path whose content differs from what was remembered; `None` when all is the same. A unit that watches something and of which
 /// nothing is remembered has changed.
-pub(super) fn changed(unit: &Unit, root: &Path, state: &Path) -> Option<String> {
+pub(super) fn changed(unit: &Unit, root: &Path, state: &Path) -> Option<Changed> {
     if unit.watch.is_empty() {
         return None;
     }
@@ -37,16 +46,20 @@ pub(super) fn changed(unit: &Unit, root: &Path, state: &Path) -> Option<String> 
         .ok()
         .and_then(|bytes| serde_json::from_slice::<Hashes>(&bytes).ok());
     let Some(remembered) = remembered else {
-        return Some(unit.watch.join(" "));
+        return Some(Changed {
+            path: unit.watch.join(" "),
+            is_remembered: false,
+        });
     };
     let seen = of(&unit.watch, root);
     let different = seen
         .iter()
         .find(|(path, hash)| remembered.get(*path) != Some(hash))
         .map(|(path, _)| path);
-    different
-        .or_else(|| remembered.keys().find(|path| !seen.contains_key(*path)))
-        .cloned()
+    let path = different
+        .or_else(|| remembered.keys().find(|path| !seen.contains_key(*path)))?
+        .clone();
+    Some(Changed { path, is_remembered: true })
 }
 
 fn of(patterns: &[String], root: &Path) -> Hashes {

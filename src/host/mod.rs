@@ -6,14 +6,14 @@
 //!    Call [`end_survivors`] before: it reads the record that a host begins anew.
 //! 2. Perform `Action::Spawn` with [`Host::spawn`] (its answer is an event for the supervisor at once), `Action::Signal` with
 //!    [`Host::signal`], `Action::Empty` with [`Host::empty`], `Action::TakeHashes` with [`Host::take_hashes`]. Do them in order.
-//! 3. Call [`Host::events`] after the actions of a step were performed, when [`Host::descriptor`] is readable, and at
+//! 3. Call [`Host::events`] after the actions of a step were performed, when [`Host::wakeups`] or the descriptor is readable, and at
 //!    [`Host::next_poll`]. It never blocks. What it returns goes to `step` in the order given: what a process said comes before its end,
 //!    its end before the news that nothing is left of its unit.
 //! 4. Everything that can be waited for is behind the one descriptor (SIGCHLD, notify socket, file changes). `next_poll` is `None` unless
 //!    something is being killed or files are settling: no timer runs for nothing.
 //!
-//! One host a process: it reaps every child, so nobody else in the process may start any (`std::process`, `tokio::process`). Probes start
-//! theirs with [`Host::spawn_probe`].
+//! One host a process: it reaps every child, so nobody else in the process may start any (`std::process`, `tokio::process`). Commands of
+//! probes are started with [`Host::spawn_probe`].
 
 mod account;
 mod conditions;
@@ -27,6 +27,7 @@ pub mod mask;
 mod notice;
 mod notify_socket;
 mod oom;
+mod packages;
 pub mod ports;
 pub mod preview;
 pub mod probe;
@@ -34,10 +35,12 @@ mod proc;
 mod processes;
 mod runs;
 pub mod runtime_dir;
+mod sessions;
 mod set;
 mod spawn;
 mod stale;
 mod sys;
+mod watch;
 
 pub use environment::{Environment, matches_any};
 pub use ladder::Capabilities;

@@ -5,13 +5,16 @@ use super::ladder::{self, Capabilities};
 use super::notify_socket::NotifySocket;
 use super::runs::{Key, Pending, Role, Run, Runs, Tracked};
 use super::runtime_dir::Places;
-use super::set::{Freshness, ProcessSet, Sessions};
+use super::sessions::Sessions;
+use super::set::{Freshness, ProcessSet};
 use super::spawn::{self, NotifyAddress, Spawn, Start, Surroundings};
+use super::watch::Watcher;
 use super::{conditions, hashes, notice, oom, proc, stale, sys};
 use crate::supervisor::action::Target;
 use crate::supervisor::event::{Event, ExitStatus, Invocation, Notice, Pid, Stage, StartError};
 use crate::unit::{Command, Config, Name, Unit};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -73,6 +76,7 @@ pub struct Host {
     runs: Runs,
     set: ProcessSet,
     oom: oom::OomKills,
+    watcher: Watcher,
     record: stale::Record,
     epoll: Epoll,
     child_died: UnixStream,
@@ -124,6 +128,7 @@ impl Host {
             launcher: sys::Launcher::new(capabilities.pidfd),
             set: ProcessSet::Sessions(Sessions::new(capabilities.subreaper && capabilities.proc)),
             oom: oom::OomKills::watch(),
+            watcher: Watcher::new(places.state.clone()),
             record: stale::Record::begin(&places.runs()),
             root: PathBuf::from("/"),
             places,
@@ -165,13 +170,34 @@ impl Host {
 
     /// When [`Host::events`] wants to be called although nothing is readable.
     pub fn next_poll(&self) -> Option<Instant> {
-        self.runs.all.values().filter_map(|run| run.pending.as_ref()?.next).min()
+        self.runs
+            .all
+            .values()
+            .filter_map(|run| run.pending.as_ref()?.next)
+            .chain(self.watcher.next_poll())
+            .min()
     }
 
     /// Takes a configuration over: what is secret, and what is watched. Running processes keep what they were given.
     pub fn configure(&mut self, config: &Config) {
         self.around.environment.set_secret_names(&config.secret_names);
         self.root.clone_from(&config.root);
+        self.watcher.configure(config);
+        self.watch_files();
+    }
+
+    /// Looks after `retry_on_change` of these units, those that are failed or in backoff, and of no others. Cheap when nothing changed.
+    pub fn retry_on_change(&mut self, units: BTreeSet<Name>) {
+        self.watcher.retry(units);
+        self.watch_files();
+    }
+
+    /// Puts the watcher's descriptor, which may be a new one, behind ours. A closed one leaves by itself.
+    fn watch_files(&mut self) {
+        if let Some(descriptor) = self.watcher.descriptor() {
+            // Already there: as it should be.
+            let _ = self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+        }
     }
 
     /// Performs `Action::Spawn`. The answer is `Spawned`, `SpawnFailed`, `Skipped` or `Satisfied`; the last two only before the first
@@ -217,7 +243,7 @@ impl Host {
         }
     }
 
-    /// Starts a probe's command in the surroundings of a unit. Whatever it leaves behind ends with the unit.
+    /// Starts a probe's command in the surroundings of a unit.
     pub fn spawn_probe(
         &mut self,
         unit: &Unit,
@@ -238,15 +264,23 @@ impl Host {
         Ok(ProbeChild { pid, exit })
     }
 
-    /// Ends a probe's command and everything in its session.
+    /// Ends a probe's command and everything in its session; to be called for each that was started, ended or not. Whatever it left
+    /// elsewhere ends with the unit.
     pub fn kill_probe(&mut self, pid: Pid) {
-        let Some(key) = self.runs.of_pid(pid).cloned() else { return };
-        let others = self.set.others(&mut self.runs, &key, Freshness::Recent);
-        for process in others.iter().filter(|process| process.session == pid) {
-            signal_other(process, libc::SIGKILL);
+        if let Some(key) = self.runs.of_pid(pid) {
+            let tracked = self.runs.all.get(key).and_then(|run| run.tracked.get(&pid));
+            let Some(Tracked {
+                role: Role::Probe(_),
+                handle,
+                ..
+            }) = tracked
+            else {
+                return;
+            };
+            send(handle, libc::SIGKILL);
         }
-        if let Some(tracked) = self.runs.all.get(&key).and_then(|run| run.tracked.get(&pid)) {
-            let _ = tracked.handle.signal(libc::SIGKILL);
+        for process in self.set.in_session(&mut self.runs, pid) {
+            signal_other(&process, libc::SIGKILL);
         }
     }
 
@@ -314,6 +348,30 @@ impl Host {
         }
     }
 
+    /// SIGKILL for everything of a run. Whole process groups first: the kernel does that in one go, so that processes which fork and exit
+    /// faster than /proc can be read do not get away.
+    fn kill_all(&mut self, key: &Key) {
+        let others = self.set.others(&mut self.runs, key, Freshness::Now);
+        let Some(run) = self.runs.all.get_mut(key) else { return };
+        run.killed = true;
+        let held = run
+            .tracked
+            .values()
+            .filter(|tracked| !tracked.foreign)
+            .map(|tracked| tracked.handle.pid);
+        let led: BTreeSet<Pid> = held.collect();
+        // A process that we hold leads the group of its number: as long as it is not reaped, no other group can have it.
+        led.iter().for_each(|pid| sys::kill_group(*pid));
+        let mut groups = led;
+        for process in &others {
+            if groups.insert(process.group) {
+                kill_group_of(process);
+            }
+            signal_other(process, libc::SIGKILL);
+        }
+        run.tracked.values().for_each(|tracked| send(&tracked.handle, libc::SIGKILL));
+    }
+
     /// Performs `Action::Empty`: `Emptied` comes out of [`Host::events`] as soon as nothing of the run is left. With `kill`, everything
     /// gets SIGKILL, again and again; what does not go is named after a while. Asked again, the stricter wish holds, and one event answers.
     pub fn empty(&mut self, unit: &Name, invocation: Invocation, kill: bool) {
@@ -352,6 +410,7 @@ impl Host {
         }
         self.look_at_foreign(&mut events);
         self.look_at_pending(&mut events);
+        self.watcher.events(Instant::now(), &mut events);
         self.record.flush();
         events
     }
@@ -523,7 +582,7 @@ impl Host {
             (false, true) => None,
         };
         if kill {
-            self.signal_all(key, libc::SIGKILL);
+            self.kill_all(key);
             if now.duration_since(since) > UNKILLABLE {
                 let left = self.left(key);
                 self.answer(key, left, events);
@@ -548,7 +607,12 @@ impl Host {
         let key = (unit.clone(), invocation);
         let others = self.set.others(&mut self.runs, &key, Freshness::Recent);
         let held = self.runs.all.get(&key).into_iter().flat_map(|run| run.tracked.keys().copied());
-        held.chain(others.iter().map(|process| process.pid)).collect()
+        // What was seen a moment ago may be gone.
+        let others = others
+            .iter()
+            .map(|process| process.pid)
+            .filter(|pid| proc::process(*pid).is_some_and(|process| !process.is_dead()));
+        held.chain(others).collect()
     }
 
     /// Performs `Action::TakeHashes`.
@@ -600,6 +664,15 @@ fn signal_other(process: &proc::Process, signal: i32) {
     };
     if proc::process(process.pid).is_some_and(|seen| seen.start == process.start) {
         send(&handle, signal);
+    }
+}
+
+/// Kills the process group that a process of a run is in, if it is still the one that was seen and still in it.
+fn kill_group_of(process: &proc::Process) {
+    let Ok(_held) = sys::Handle::open(process.pid) else { return };
+    let same = |seen: &proc::Process| seen.start == process.start && seen.group == process.group && !seen.is_dead();
+    if proc::process(process.pid).as_ref().is_some_and(same) {
+        sys::kill_group(process.group);
     }
 }
 

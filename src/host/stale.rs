@@ -160,17 +160,19 @@ fn read(path: &Path) -> Vec<Entry> {
 pub(super) fn end_survivors(record: &Path, control_socket: &Path, grace: Duration) -> Vec<String> {
     let entries = read(record);
     let begun = Instant::now();
-    let mut told = BTreeSet::new();
+    let (mut asked, mut killed) = (BTreeSet::new(), BTreeSet::new());
     let mut found = Vec::new();
     loop {
         let survivors = survivors(&entries, &control_socket.to_string_lossy());
         let kill = begun.elapsed() >= grace;
         for (process, unit) in &survivors {
-            if told.insert((process.pid, process.start, kill)) {
-                if told.insert((process.pid, process.start, !kill)) || !kill {
-                    found.push(format!("{unit}: pid {} ({})", process.pid, process.command));
-                }
-                end(process, if kill { libc::SIGKILL } else { libc::SIGTERM });
+            let which = (process.pid, process.start);
+            if asked.insert(which) {
+                found.push(format!("{unit}: pid {} ({})", process.pid, process.command));
+                end(process, libc::SIGTERM);
+            }
+            if kill && killed.insert(which) {
+                end(process, libc::SIGKILL);
             }
         }
         if survivors.is_empty() || begun.elapsed() > grace + UNKILLABLE {
@@ -195,7 +197,7 @@ fn survivors(entries: &[Entry], control_socket: &str) -> Vec<(Process, String)> 
         .values()
         .filter(|process| !process.is_dead() && !spared.contains(&process.pid))
     {
-        let unit = recorded(entries, process, &processes).or_else(|| by_environment(process, control_socket));
+        let unit = recorded(entries, process, &processes, &spared).or_else(|| by_environment(process, control_socket));
         if let Some(unit) = unit {
             owners.insert(process.pid, unit);
         }
@@ -219,7 +221,7 @@ fn ancestors(processes: &BTreeMap<Pid, Process>) -> BTreeSet<Pid> {
     line.take(processes.len()).map(|process| process.pid).chain([1]).collect()
 }
 
-fn recorded(entries: &[Entry], process: &Process, processes: &BTreeMap<Pid, Process>) -> Option<String> {
+fn recorded(entries: &[Entry], process: &Process, processes: &BTreeMap<Pid, Process>, reapers: &BTreeSet<Pid>) -> Option<String> {
     let same = |entry: &&Entry| entry.pid == process.pid && entry.start == process.start;
     if let Some(entry) = entries.iter().find(same) {
         return Some(entry.unit.clone());
@@ -231,13 +233,14 @@ fn recorded(entries: &[Entry], process: &Process, processes: &BTreeMap<Pid, Proc
             .filter(|leader| leader.start == entry.start && !leader.is_dead());
         entry.pid == process.session && process.start >= entry.start && (leader.is_some() || is_marked(entry, process))
     };
-    // An orphan that was given to init, with the run's mark on it.
-    let of_init =
-        |entry: &&Entry| process.parent == 1 && process.start >= entry.start && !init_is_ours(processes) && is_marked(entry, process);
+    // An orphan that was given to init, or to another reaper above us, with the run's mark on it.
+    let of_reaper = |entry: &&Entry| {
+        reapers.contains(&process.parent) && process.start >= entry.start && !init_is_ours(processes) && is_marked(entry, process)
+    };
     entries
         .iter()
         .find(of_session)
-        .or_else(|| entries.iter().find(of_init))
+        .or_else(|| entries.iter().find(of_reaper))
         .map(|entry| entry.unit.clone())
 }
 
@@ -315,9 +318,12 @@ mod tests {
         let processes: BTreeMap<Pid, Process> = proc::all().into_iter().map(|process| (process.pid, process)).collect();
         let me = &processes[&Pid::try_from(std::process::id()).unwrap()];
         let mut same = entry(me.pid, me.start);
-        assert_eq!(recorded(std::slice::from_ref(&same), me, &processes), Some("web".to_owned()));
+        assert_eq!(
+            recorded(std::slice::from_ref(&same), me, &processes, &BTreeSet::new()),
+            Some("web".to_owned())
+        );
         same.start -= 1;
         same.mark = None;
-        assert_eq!(recorded(&[same], me, &processes), None);
+        assert_eq!(recorded(&[same], me, &processes, &BTreeSet::new()), None);
     }
 }

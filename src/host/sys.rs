@@ -10,6 +10,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// What the child was doing when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +159,16 @@ impl Handle {
             None => unsafe { libc::c_long::from(libc::kill(self.pid, signal)) },
         };
         if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// SIGKILL for a whole process group, which must not be ours.
+pub(super) fn kill_group(group: Pid) {
+    // SAFETY: getpgrp cannot fail and killpg takes integers.
+    unsafe {
+        if group > 1 && group != libc::getpgrp() {
+            libc::killpg(group, libc::SIGKILL);
+        }
     }
 }
 
@@ -533,10 +545,10 @@ pub(super) fn scrub_environment(is_secret: impl Fn(&str) -> bool) {
     }
 }
 
-/// Watches a descriptor that is ours alone.
-pub(super) fn watch(fd: std::os::fd::OwnedFd) -> std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
+/// Watches a descriptor that is ours alone for something to read.
+pub(super) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` always names the same open descriptor, and the `AsyncFd` keeps it open for as long as it watches it.
-    unsafe { tokio::io::unix::AsyncFd::register(fd) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }.map_err(Into::into)
 }
 
 #[cfg(test)]

@@ -109,10 +109,10 @@ fn nothing_is_waited_for_when_nothing_is_left() {
 fn a_fork_bomb_ends() {
     alone(&[As::Us, As::Nobody], || {
         let mut world = World::new();
-        let mut unit = world.unit("bomb", "var SANDKEEP_INVOCATION_ID fork-bomb 8 forever");
+        let mut unit = world.unit("bomb", "var SANDKEEP_INVOCATION_ID fork-bomb 4 forever");
         unit.limits.rlimits.insert("cpu", Some(60));
         let main = world.start(&unit);
-        world.until("it to spread", |world| world.host.processes(&unit.name, 1).len() > 8);
+        world.until("it to spread", |world| world.host.processes(&unit.name, 1).len() > 4);
         assert_eq!(stop(&mut world, &unit, main), Vec::<String>::new());
         let mark = format!("SANDKEEP_INVOCATION_ID={}", world.output("bomb").trim());
         assert!(mark.len() > 30);

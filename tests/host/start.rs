@@ -35,7 +35,7 @@ fn a_process_begins_clean() {
         assert_eq!(facts["stdin"], "/dev/null");
         assert_eq!(facts["descriptors"], "0 1 2");
         assert_eq!(facts["death_signal"], "15");
-        assert_eq!(facts["directory"], world.dir.path().canonicalize().unwrap().display().to_string());
+        assert_eq!(facts["directory"], world.dir().canonicalize().unwrap().display().to_string());
     });
 }
 
@@ -80,7 +80,7 @@ fn a_start_that_fails_says_where_and_why() {
             ("changing to directory `/no/such/directory`: not found", false)
         );
 
-        unit.working_directory = world.dir.path().to_path_buf();
+        unit.working_directory = world.dir().to_path_buf();
         unit.user = Some("no-such-user".to_owned());
         let error = world.start_fails(&unit);
         assert_eq!(

@@ -18,8 +18,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
     pub(crate) host: Host,
-    pub(crate) dir: tempfile::TempDir,
+    path: PathBuf,
+    #[expect(dead_code, reason = "removes the directory at the end")]
+    dir: Option<tempfile::TempDir>,
     pub(crate) events: Vec<Event>,
+}
+
+/// A directory that everyone may enter, with the puppet in it.
+pub(crate) fn directory() -> tempfile::TempDir {
+    let dir = tempfile::Builder::new()
+        .prefix("sandkeep")
+        .tempdir()
+        .expect("a temporary directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    std::fs::copy(built_puppet(), dir.path().join("puppet")).expect("the puppet can be copied");
+    dir
 }
 
 /// What the supervisor of a test was given.
@@ -42,34 +55,44 @@ impl World {
     }
 
     pub(crate) fn given(variables: &[(&str, &str)]) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("sandkeep")
-            .tempdir()
-            .expect("a temporary directory");
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
-        std::fs::copy(built_puppet(), dir.path().join("puppet")).expect("the puppet can be copied");
+        let dir = directory();
         let host = host_in(dir.path(), given(variables));
         Self {
             host,
-            dir,
+            path: dir.path().to_path_buf(),
+            dir: Some(dir),
             events: Vec::new(),
         }
     }
 
+    /// In a directory that somebody else made, and removes.
+    pub(crate) fn in_directory(dir: &Path) -> Self {
+        Self {
+            host: host_in(dir, given(&[])),
+            path: dir.to_path_buf(),
+            dir: None,
+            events: Vec::new(),
+        }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.path.join(name)
     }
 
     /// A unit that runs the puppet with this script.
     pub(crate) fn unit(&self, name: &str, script: &str) -> Unit {
         let mut unit = Unit::new(Name::new(name).expect("a name"), Main::Exec(self.puppet(script)));
-        unit.working_directory = self.dir.path().to_path_buf();
+        unit.working_directory = self.path.clone();
         unit
     }
 
     /// The puppet's command line. `DIR/` in the script is the test's directory.
     pub(crate) fn puppet(&self, script: &str) -> Command {
-        let dir = format!("{}/", self.dir.path().display());
+        let dir = format!("{}/", self.path.display());
         let words = script
             .split(' ')
             .filter(|word| !word.is_empty())

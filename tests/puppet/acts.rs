@@ -23,6 +23,7 @@ fn act<'a>(word: &str, words: &mut impl Iterator<Item = &'a str>) {
     let mut next = || words.next().unwrap_or_else(|| fail(&format!("`{word}` wants a word more")));
     match word {
         "--" => {}
+        "install" => {}
         // Time.
         "sleep" => std::thread::sleep(milliseconds(next())),
         "forever" => forever(),
