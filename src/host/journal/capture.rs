@@ -4,8 +4,9 @@
 //! Without output nothing wakes it.
 
 use super::matcher::{LogMatch, Matcher, Watch};
+use super::merge;
 use super::writer::{JOURNAL, Now, Tag, UnitLog};
-use super::{Changes, Handed, Health, Limits, format::Stream};
+use super::{Handed, Health, Limits, format::Stream};
 use crate::unit::Name;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -25,6 +26,10 @@ const READ: usize = 64 * 1024;
 const PIPE: i32 = 256 * 1024;
 /// Units whose files stay open.
 const OPEN_FILES: usize = 128;
+/// From telling that something was written to telling it again, nanoseconds.
+const PACE: u64 = 10_000_000;
+/// From a line without an end to telling that it has been waited for long enough, nanoseconds.
+const AGE: u64 = merge::PATIENCE.cast_unsigned() + 50_000_000;
 /// Pipes of finished runs of a unit that are still read, for whatever outlived them.
 const LINGERING: usize = 16;
 /// The eventfd's token; sources count from 1.
@@ -87,10 +92,15 @@ pub(super) struct Capture {
     carrying: Vec<u64>,
     buffer: Vec<u8>,
     round: u64,
+    /// Something was written that nobody was told of.
     wrote: bool,
+    /// When that was last told, CLOCK_MONOTONIC.
+    told: u64,
+    /// When lines without an end have been waited for long enough.
+    aged: Option<u64>,
     /// Some unit has lost output and not said so yet.
     losing: bool,
-    changes: watch::Sender<Changes>,
+    changes: watch::Sender<u64>,
     health: watch::Sender<Health>,
 }
 
@@ -101,7 +111,7 @@ impl Capture {
         rotated: BTreeMap<Name, Vec<u64>>,
         wake: Arc<EventFd>,
         commands: Receiver<Command>,
-        changes: watch::Sender<Changes>,
+        changes: watch::Sender<u64>,
         health: watch::Sender<Health>,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -119,6 +129,8 @@ impl Capture {
             buffer: vec![0; 2 * READ],
             round: 0,
             wrote: false,
+            told: 0,
+            aged: None,
             losing: false,
             changes,
             health,
@@ -152,11 +164,17 @@ impl Capture {
                 }
             }
             self.recover();
+            if self.aged.is_some_and(|at| at <= now().monotonic) {
+                self.aged = None;
+                self.wrote = true;
+            }
             // Output that was there before a command is written before it is obeyed.
             if told && !self.obey() {
                 return;
             }
-            self.publish();
+            if self.wrote && now().monotonic >= self.told + PACE {
+                self.publish();
+            }
         }
     }
 
@@ -169,7 +187,8 @@ impl Capture {
         } else {
             None
         };
-        let Some(at) = retry else {
+        let tell = self.wrote.then_some(self.told + PACE);
+        let Some(at) = [retry, tell, self.aged].into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
         let ms = at.saturating_sub(now().monotonic) / 1_000_000 + 1;
@@ -216,6 +235,9 @@ impl Capture {
             unit.used = self.round;
             unit.log.append(source.tag, &text[..whole], now());
             self.losing |= unit.log.retry_at().is_some();
+            if text[whole - 1] != b'\n' {
+                self.aged = Some(now().monotonic + AGE);
+            }
             if let Some(watches) = unit.watches.get_mut(&source.tag.invocation) {
                 source.matcher.feed(&text[..whole], watches);
                 if watches.is_empty() {
@@ -424,13 +446,9 @@ impl Capture {
     }
 
     fn publish(&mut self) {
-        if !std::mem::take(&mut self.wrote) {
-            return;
-        }
-        self.changes.send_modify(|c| {
-            c.sequence += 1;
-            c.units = self.units.len();
-        });
+        self.wrote = false;
+        self.told = now().monotonic;
+        self.changes.send_modify(|sequence| *sequence += 1);
         if self.units.len() > OPEN_FILES && self.round.is_multiple_of(16) {
             self.close_files();
         }

@@ -7,9 +7,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 /// Index entries that are read at once.
 const BLOCK: usize = 256;
+/// Files' times are no finer than this.
+const TICK: Duration = Duration::from_millis(50);
 /// Attempts to open a pair of files that is being rotated.
 const ATTEMPTS: usize = 20;
 
@@ -23,6 +26,13 @@ pub(super) fn units(dir: &Path) -> io::Result<BTreeMap<Name, Vec<u64>>> {
     }
     found.values_mut().for_each(|generations| generations.sort_unstable());
     Ok(found)
+}
+
+/// When files were last added, renamed or removed; `None` when that is so recent that the time may not tell it from the next.
+pub(super) fn changed(dir: &Path) -> Option<(i64, i64)> {
+    let metadata = std::fs::metadata(dir).ok()?;
+    let age = metadata.modified().ok()?.elapsed().ok()?;
+    (age > TICK).then(|| (metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// One log and its index.

@@ -1,20 +1,16 @@
 //! Waits for lines that are still to come.
 
-use super::Changes;
+use super::files;
 use super::format::Position;
-use super::read::{Line, Merge, Query, Reader, Unended};
+use super::merge::{Merge, Unended};
+use super::read::{Line, Query, Reader};
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// From one look at the files to the next, at least.
-const PACE: Duration = Duration::from_millis(20);
 /// From one look to the next where no journal says that something was written.
 const LOOK: Duration = Duration::from_millis(250);
-/// For how long the end of a line is waited for: prompts have none.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// Lines in a row before others get their turn.
 const BURST: u32 = 256;
 
@@ -25,8 +21,9 @@ pub struct Follow {
     query: Query,
     merge: Merge,
     ready: VecDeque<Line>,
-    known: usize,
-    changes: Option<watch::Receiver<Changes>>,
+    /// When the directory was last looked through.
+    changed: Option<(i64, i64)>,
+    changes: Option<watch::Receiver<u64>>,
     burst: u32,
     ended: bool,
 }
@@ -37,15 +34,15 @@ impl Follow {
         query: Query,
         merge: Merge,
         ready: VecDeque<Line>,
-        known: usize,
-        changes: Option<watch::Receiver<Changes>>,
+        changed: Option<(i64, i64)>,
+        changes: Option<watch::Receiver<u64>>,
     ) -> Self {
         Self {
             reader,
             query,
             merge,
             ready,
-            known,
+            changed,
             changes,
             burst: 0,
             ended: false,
@@ -98,28 +95,12 @@ impl Follow {
         })
     }
 
-    /// Waits until something was written, or an unended line has waited long enough; false when nothing will be written any more.
+    /// Waits until something was written; false when nothing will be written any more.
     async fn wait(&mut self) -> bool {
-        let partial = self.merge.has_partial();
-        let Some(changes) = &mut self.changes else {
-            tokio::time::sleep(LOOK).await;
-            return true;
-        };
-        let changed = async {
-            let open = changes.changed().await.is_ok();
-            if open {
-                tokio::time::sleep(PACE).await;
-                changes.borrow_and_update();
-            }
-            open
-        };
-        if !partial {
-            return changed.await;
-        }
-        match tokio::time::timeout(PATIENCE, changed).await {
-            Ok(open) => open,
-            Err(_) => {
-                self.merge.tell_partial();
+        match &mut self.changes {
+            Some(changes) => changes.changed().await.is_ok(),
+            None => {
+                tokio::time::sleep(LOOK).await;
                 true
             }
         }
@@ -127,16 +108,15 @@ impl Follow {
 
     /// Looks for new lines and new units.
     fn look(&mut self) -> io::Result<()> {
-        let units = self.changes.as_ref().map(|c| c.borrow().units);
-        if units.is_none_or(|units| units != self.known) {
+        let changed = files::changed(&self.reader.dir);
+        if changed.is_none() || self.changed != changed {
             for unit in self.reader.listing()?.into_keys() {
                 let asked = self.query.units.is_empty() || self.query.units.contains(&unit);
                 if asked && !self.merge.has(&unit) {
-                    self.merge
-                        .add(&Arc::clone(&self.reader.dir), unit, &self.reader.masker, Position::default())?;
+                    self.merge.add(&self.reader.dir, unit, Position::default())?;
                 }
             }
-            self.known = units.unwrap_or_default();
+            self.changed = changed;
         }
         self.merge.poll()
     }

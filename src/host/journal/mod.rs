@@ -32,6 +32,7 @@ mod files;
 mod follow;
 mod format;
 mod matcher;
+mod merge;
 mod read;
 mod scan;
 #[cfg(test)]
@@ -42,7 +43,7 @@ mod writer;
 pub use follow::Follow;
 pub use format::Stream;
 pub use matcher::LogMatch;
-pub use read::{Ansi, Cursor, Line, Lines, Query, Reader};
+pub use read::{Ansi, Cursor, Line, Lines, Page, Query, Reader};
 
 use crate::host::mask::Masker;
 use crate::supervisor::Invocation;
@@ -70,15 +71,6 @@ pub struct Limits {
     pub max_size: u64,
     /// Rotated files of a unit.
     pub keep: u32,
-}
-
-/// Counts what was written, to wake whoever follows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Grows with each write.
-    pub(super) sequence: u64,
-    /// Units that have written.
-    pub(super) units: usize,
 }
 
 /// What the journal could not do; for the status.
@@ -144,7 +136,7 @@ pub struct Journal {
     commands: mpsc::Sender<Command>,
     wake: Arc<EventFd>,
     sources: AtomicU32,
-    changes: watch::Receiver<Changes>,
+    changes: watch::Receiver<u64>,
     health: watch::Receiver<Health>,
 }
 
@@ -162,7 +154,7 @@ impl Journal {
         let dir: Arc<Path> = dir.into();
         let next = handed.iter().map(|h| h.source).max().unwrap_or(0) + 1;
         let (commands, receiver) = mpsc::channel();
-        let (changes_sender, changes) = watch::channel(Changes::default());
+        let (changes_sender, changes) = watch::channel(0);
         let (health_sender, health) = watch::channel(Health::default());
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let started = EventFd::from_flags(flags).map_err(io::Error::from).and_then(|wake| {

@@ -3,28 +3,22 @@
 //! Works on the files alone, so it does not matter whether a supervisor lives. Everything that a reader gives out is masked first and
 //! decoded afterwards; `grep` sees what the reader of the lines sees, so it cannot be used to guess a secret.
 
-use super::files::{self, Generation};
+use super::files;
 use super::follow::Follow;
-use super::format::{After, Position, Stream};
-use super::scan::{RawLine, Scanner};
-use super::{Changes, text};
+use super::format::{Position, Stream};
+use super::merge::{Files, Merge, Unended, nanoseconds};
+use super::scan::Scanner;
 use crate::host::mask::Masker;
 use crate::unit::Name;
 use jiff::Timestamp;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
-
-/// Of more units than this a cursor names its own alone, and the time for the others.
-const CURSOR_UNITS: usize = 32;
-/// More units than this are not kept open all at once.
-const OPEN_UNITS: usize = 64;
 
 /// What a unit wrote, one line of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -48,7 +42,7 @@ pub struct Line {
 }
 
 /// A place in the output of the units of a query. Opaque; it stays valid when files are rotated.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
 pub struct Cursor(String);
 
@@ -64,11 +58,27 @@ impl Cursor {
         &self.0
     }
 
+    /// All of these.
+    pub(super) fn of(places: &BTreeMap<Name, Position>) -> Self {
+        let mut text = String::new();
+        for (unit, place) in places {
+            let comma = if text.is_empty() { "" } else { "," };
+            let _ = write!(text, "{comma}{unit}:{place}");
+        }
+        // Nobody has written anything.
+        Self(if text.is_empty() { "@0".to_owned() } else { text })
+    }
+
+    /// This one, and the others after this time.
+    pub(super) fn at(wall: i64, unit: &Name, place: &Position) -> Self {
+        Self(format!("@{wall},{unit}:{place}"))
+    }
+
     fn places(&self) -> Option<(Option<i64>, BTreeMap<Name, Position>)> {
         let (time, places) = match self.0.strip_prefix('@') {
             None => (None, self.0.as_str()),
             Some(rest) => {
-                let (time, places) = rest.split_once(',')?;
+                let (time, places) = rest.split_once(',').unwrap_or((rest, ""));
                 (Some(time.parse().ok()?), places)
             }
         };
@@ -76,7 +86,8 @@ impl Cursor {
             let (unit, position) = text.split_once(':')?;
             Some((Name::new(unit)?, Position::parse(position)?))
         };
-        Some((time, places.split(',').map(place).collect::<Option<_>>()?))
+        let places = places.split(',').filter(|text| time.is_none() || !text.is_empty());
+        Some((time, places.map(place).collect::<Option<_>>()?))
     }
 }
 
@@ -111,12 +122,23 @@ pub struct Query {
     pub ansi: Ansi,
 }
 
+/// Some lines of a query.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The lines.
+    pub lines: Vec<Line>,
+    /// Where to go on, also past lines that were not asked for.
+    pub cursor: Cursor,
+    /// Whether there is more at once.
+    pub more: bool,
+}
+
 /// Reads the files in a directory. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reader {
     pub(super) dir: Arc<Path>,
     pub(super) masker: Masker,
-    pub(super) changes: Option<watch::Receiver<Changes>>,
+    pub(super) changes: Option<watch::Receiver<u64>>,
 }
 
 impl Reader {
@@ -134,19 +156,37 @@ impl Reader {
         Ok(self.listing()?.into_keys().collect())
     }
 
+    /// Changes when something was written, and when a line without an end has been waited for long enough; at most a hundred times a
+    /// second. `None` without a journal.
+    pub fn changed(&self) -> Option<watch::Receiver<u64>> {
+        self.changes.clone()
+    }
+
     /// The lines of a query, oldest first. Reads as it goes; with `lines` it holds so many, otherwise one of each unit.
     pub fn lines(&self, query: &Query) -> io::Result<Lines> {
-        let (mut merge, _) = self.merge(query)?;
-        let tail = match query.lines {
-            None => None,
-            Some(n) => Some(merge.last(n)?),
-        };
+        let mut merge = self.merge(query, Unended::Tell)?;
+        let tail = query.lines.map(|n| merge.last(n)).transpose()?;
         Ok(Lines { merge, tail })
     }
 
     /// The lines of a query, all at once.
     pub fn read(&self, query: &Query) -> io::Result<Vec<Line>> {
         self.lines(query)?.collect()
+    }
+
+    /// At most `limit` lines of a query (all of them where it asks for the last so many). A line without an end is told once it has
+    /// been waited for half a second, so that pages can be read again and again while a unit writes.
+    pub fn page(&self, query: &Query, limit: usize) -> io::Result<Page> {
+        let mut merge = self.merge(query, Unended::Aged)?;
+        let lines = match query.lines {
+            Some(n) => merge.last(n)?.into(),
+            None => merge.some(limit)?,
+        };
+        Ok(Page {
+            lines,
+            cursor: merge.place(),
+            more: merge.has_more(),
+        })
     }
 
     /// The lines of a query, then those that come. The beginning is read here, so this blocks as `lines` does.
@@ -156,16 +196,17 @@ impl Reader {
             changes.borrow_and_update();
             changes
         });
-        let (mut merge, known) = self.merge(query)?;
-        let mut first = Vec::new();
-        let last = query.lines.unwrap_or(usize::MAX);
-        merge.unended = Unended::Wait;
-        if last == 0 {
-            merge.last(0)?;
-        } else if query.lines.is_some() {
-            first.extend(merge.last(last)?);
-        }
-        Ok(Follow::new(self.clone(), query.clone(), merge, first.into(), known, changes))
+        let changed = files::changed(&self.dir);
+        let mut merge = self.merge(query, Unended::Aged)?;
+        let first = query.lines.map(|n| merge.last(n)).transpose()?;
+        Ok(Follow::new(
+            self.clone(),
+            query.clone(),
+            merge,
+            first.unwrap_or_default(),
+            changed,
+            changes,
+        ))
     }
 
     pub(super) fn listing(&self) -> io::Result<BTreeMap<Name, Vec<u64>>> {
@@ -175,23 +216,12 @@ impl Reader {
         }
     }
 
-    fn merge(&self, query: &Query) -> io::Result<(Merge, usize)> {
+    fn merge(&self, query: &Query, unended: Unended) -> io::Result<Merge> {
         let mut listing = self.listing()?;
-        let known = listing.len();
         if !query.units.is_empty() {
             listing.retain(|unit, _| query.units.contains(unit));
         }
-        let mut merge = Merge {
-            filter: Filter {
-                masker: self.masker.clone(),
-                query: query.clone(),
-            },
-            units: Vec::new(),
-            heads: BinaryHeap::new(),
-            places: BTreeMap::new(),
-            unended: Unended::Tell,
-            park: listing.len() > OPEN_UNITS,
-        };
+        let mut merge = Merge::new(self.masker.clone(), query.clone(), unended);
         let after = query.after.as_ref().and_then(Cursor::places);
         for (unit, rotated) in listing {
             let files = Files::look(&self.dir, &unit, &rotated)?;
@@ -207,15 +237,16 @@ impl Reader {
                 }
             }
             if let Some(n) = query.lines {
-                from = self.tail(&unit, &files, &merge.filter, n, from)?;
+                from = self.tail(&unit, &files, &merge, n, from)?;
             }
-            merge.add(&self.dir, unit, &self.masker, from)?;
+            merge.add(&self.dir, unit, from)?;
         }
-        Ok((merge, known))
+        Ok(merge)
     }
 
     /// A position, not before `from`, after which at least `n` lines fit the query.
-    fn tail(&self, unit: &Name, files: &Files, filter: &Filter, n: usize, from: Position) -> io::Result<Position> {
+    fn tail(&self, unit: &Name, files: &Files, merge: &Merge, n: usize, from: Position) -> io::Result<Position> {
+        let filter = &merge.filter;
         let end = match filter.query.until {
             None => files.end(),
             Some(until) => files.position(&self.dir, unit, |wall| wall <= nanoseconds(until))?,
@@ -258,245 +289,4 @@ impl Iterator for Lines {
             None => self.merge.next().transpose(),
         }
     }
-}
-
-/// What is left of the lines, and how they look.
-#[derive(Debug)]
-struct Filter {
-    masker: Masker,
-    query: Query,
-}
-
-impl Filter {
-    /// Whether neither this line nor a later one of the unit is asked for.
-    fn is_past(&self, line: &RawLine) -> bool {
-        self.query.until.is_some_and(|until| line.wall > nanoseconds(until))
-    }
-
-    /// The line as it is given out, if it is asked for; its cursor is not filled in.
-    fn take(&self, unit: &Name, raw: RawLine) -> Option<Line> {
-        let early = self.query.since.is_some_and(|since| raw.wall < nanoseconds(since));
-        if early || self.query.invocation.is_some_and(|i| i != raw.invocation) {
-            return None;
-        }
-        let masked = self.masker.mask_bytes(&raw.bytes);
-        let mut message = String::from_utf8_lossy(&masked).into_owned();
-        if self.query.ansi == Ansi::Strip
-            && let plain = text::strip_ansi(&message)
-            && plain.len() != message.len()
-        {
-            // A secret may have been hidden by the sequences in it.
-            message = self.masker.mask(&plain).into_owned();
-        }
-        if self.query.grep.as_ref().is_some_and(|grep| !grep.is_match(&message)) {
-            return None;
-        }
-        Some(Line {
-            time: Timestamp::from_nanosecond(i128::from(raw.wall)).unwrap_or_default(),
-            unit: unit.to_string(),
-            stream: raw.stream,
-            invocation: raw.invocation,
-            message,
-            cursor: Cursor(String::new()),
-            partial: raw.partial,
-        })
-    }
-}
-
-/// What becomes of lines that have begun and not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unended {
-    /// They are told as partial ones.
-    Tell,
-    /// They are waited for.
-    Wait,
-}
-
-/// Lines of several units by time.
-#[derive(Debug)]
-pub(super) struct Merge {
-    filter: Filter,
-    units: Vec<(Name, Scanner, VecDeque<RawLine>)>,
-    /// The next line of each unit that has one: time and number of the unit.
-    heads: BinaryHeap<Reverse<(i64, usize)>>,
-    /// Up to where each unit's lines were given out.
-    places: BTreeMap<Name, Position>,
-    pub(super) unended: Unended,
-    park: bool,
-}
-
-impl Merge {
-    /// Adds a unit that is read from there on.
-    pub(super) fn add(&mut self, dir: &Arc<Path>, unit: Name, masker: &Masker, from: Position) -> io::Result<()> {
-        let scanner = Scanner::seek(Arc::clone(dir), unit.clone(), masker.clone(), from)?;
-        self.places.insert(unit.clone(), from);
-        self.units.push((unit, scanner, VecDeque::new()));
-        self.advance(self.units.len() - 1)
-    }
-
-    /// Whether it has this unit.
-    pub(super) fn has(&self, unit: &Name) -> bool {
-        self.places.contains_key(unit)
-    }
-
-    /// Whether lines have begun and not ended.
-    pub(super) fn has_partial(&self) -> bool {
-        self.units.iter().any(|(_, scanner, _)| scanner.has_partial())
-    }
-
-    /// Looks for new lines of those that had none.
-    pub(super) fn poll(&mut self) -> io::Result<()> {
-        for n in 0..self.units.len() {
-            if self.units[n].2.is_empty() {
-                self.advance(n)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes lines of what has begun and not ended, as far as that gives no secret away.
-    pub(super) fn tell_partial(&mut self) {
-        for (n, (_, scanner, lines)) in self.units.iter_mut().enumerate() {
-            if lines.is_empty() {
-                lines.extend(scanner.take_safe_partial());
-                if let Some(line) = lines.front() {
-                    self.heads.push(Reverse((line.wall, n)));
-                }
-            }
-        }
-    }
-
-    /// The next line of the query.
-    pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
-        while let Some(Reverse((_, n))) = self.heads.pop() {
-            let (unit, _, lines) = &mut self.units[n];
-            let Some(raw) = lines.pop_front() else { continue };
-            if self.filter.is_past(&raw) {
-                continue;
-            }
-            let (unit, end, wall) = (unit.clone(), raw.end, raw.wall);
-            let line = self.filter.take(&unit, raw);
-            self.places.insert(unit.clone(), end);
-            self.advance(n)?;
-            if let Some(mut line) = line {
-                line.cursor = self.cursor(&unit, wall);
-                return Ok(Some(line));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The last `n` lines of the query.
-    pub(super) fn last(&mut self, n: usize) -> io::Result<VecDeque<Line>> {
-        let mut last = VecDeque::new();
-        while let Some(line) = self.next()? {
-            last.push_back(line);
-            if last.len() > n {
-                last.pop_front();
-            }
-        }
-        Ok(last)
-    }
-
-    /// Reads the next line of a unit that has none waiting.
-    fn advance(&mut self, n: usize) -> io::Result<()> {
-        let (_, scanner, lines) = &mut self.units[n];
-        if lines.is_empty() {
-            match scanner.next()? {
-                Some(line) => lines.push_back(line),
-                None if self.unended == Unended::Tell => lines.extend(scanner.take_partial()),
-                None => {}
-            }
-            if self.park {
-                scanner.park();
-            }
-        }
-        if let Some(line) = lines.front() {
-            self.heads.push(Reverse((line.wall, n)));
-        }
-        Ok(())
-    }
-
-    fn cursor(&self, own: &Name, wall: i64) -> Cursor {
-        let mut text = String::new();
-        if self.places.len() > CURSOR_UNITS {
-            let _ = write!(text, "@{wall},{own}:{}", self.places[own]);
-        } else {
-            for (unit, place) in &self.places {
-                let comma = if text.is_empty() { "" } else { "," };
-                let _ = write!(text, "{comma}{unit}:{place}");
-            }
-        }
-        Cursor(text)
-    }
-}
-
-/// The files of a unit and how long they are, oldest first.
-#[derive(Debug)]
-struct Files(Vec<(u64, u64)>);
-
-impl Files {
-    fn look(dir: &Path, unit: &Name, rotated: &[u64]) -> io::Result<Self> {
-        let mut files = Vec::new();
-        for id in rotated {
-            if let Ok(metadata) = std::fs::metadata(dir.join(super::format::log_name(unit, Some(*id)))) {
-                files.push((*id, metadata.len()));
-            }
-        }
-        if let Some(current) = Generation::current(dir, unit, rotated)? {
-            files.push((current.id, current.log.metadata()?.len()));
-        }
-        Ok(Self(files))
-    }
-
-    fn start(&self) -> Position {
-        self.0.first().map_or(Position::default(), |(id, _)| at(*id, 0))
-    }
-
-    fn end(&self) -> Position {
-        self.0.last().map_or(Position::default(), |(id, size)| at(*id, *size))
-    }
-
-    /// So many bytes before a position.
-    fn before(&self, end: Position, mut window: u64) -> Position {
-        for (id, size) in self.0.iter().rev().filter(|(id, _)| *id <= end.generation) {
-            let size = if *id == end.generation { end.offset } else { *size };
-            if window <= size {
-                return at(*id, size - window);
-            }
-            window -= size;
-        }
-        self.start()
-    }
-
-    /// The first place for whose time `before` does not hold.
-    fn position(&self, dir: &Path, unit: &Name, before: impl Fn(i64) -> bool) -> io::Result<Position> {
-        for (id, size) in self.0.iter().rev() {
-            let Some(mut generation) = Generation::at_or_after(dir, unit, *id)? else {
-                continue;
-            };
-            if generation.id != *id {
-                continue;
-            }
-            let extent = generation.extent()?;
-            let n = generation.partition(extent, |e| before(e.wall))?;
-            if n > 0 {
-                let offset = if n < extent.entries { generation.entry(n)?.offset } else { *size };
-                return Ok(at(*id, offset));
-            }
-        }
-        Ok(self.start())
-    }
-}
-
-fn at(generation: u64, offset: u64) -> Position {
-    Position {
-        generation,
-        offset,
-        after: After::Line,
-    }
-}
-
-fn nanoseconds(time: Timestamp) -> i64 {
-    i64::try_from(time.as_nanosecond()).unwrap_or(if time > Timestamp::UNIX_EPOCH { i64::MAX } else { i64::MIN })
 }

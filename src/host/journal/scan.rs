@@ -5,7 +5,7 @@
 
 use super::files::{self, Generation};
 use super::format::{ALL_ENDED, After, ENDED, Entry, OTHERS_PENDING, Position, Stream};
-use crate::host::mask::Masker;
+use crate::host::mask::{MIN_LEN, Masker};
 use crate::unit::Name;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -139,11 +139,6 @@ impl Scanner {
         }
     }
 
-    /// Whether lines have begun and not ended.
-    pub(super) fn has_partial(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
     /// What has begun and not ended, as partial lines. What follows comes as lines of its own.
     pub(super) fn take_partial(&mut self) -> Vec<RawLine> {
         let end = Position {
@@ -154,13 +149,19 @@ impl Scanner {
         pending.filter(|p| !p.bytes.is_empty()).map(|p| p.into_line(end, true)).collect()
     }
 
-    /// As `take_partial`, but what may be the beginning of a secret stays.
-    pub(super) fn take_safe_partial(&mut self) -> Vec<RawLine> {
-        let pending = self.pending.values();
-        let safe = pending
-            .map(|p| p.bytes.len() - self.masker.open_end(&p.bytes))
-            .all(|open| open < crate::host::mask::MIN_LEN / 2);
-        if safe { self.take_partial() } else { Vec::new() }
+    /// As `take_partial`, but what came in the last so many nanoseconds is waited for, and so is what may be the beginning of a secret.
+    pub(super) fn take_aged_partial(&mut self, age: i64) -> Vec<RawLine> {
+        if self.pending.is_empty() {
+            return Vec::new();
+        }
+        let now = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+        let masker = &self.masker;
+        let told = |p: &Pending| p.wall <= now - age && p.bytes.len() - masker.open_end(&p.bytes) < MIN_LEN / 2;
+        if self.pending.values().all(told) {
+            self.take_partial()
+        } else {
+            Vec::new()
+        }
     }
 
     fn open(&mut self, id: u64) -> io::Result<Progress> {
