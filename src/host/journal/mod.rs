@@ -232,8 +232,8 @@ impl Journal {
         }
     }
 
-    /// Changes with each write.
-    pub fn changes(&self) -> watch::Receiver<Changes> {
+    /// Changes when something was written, at most a hundred times a second.
+    pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
     }
 

@@ -349,3 +349,34 @@ fn grep_sees_what_its_reader_sees() {
     };
     assert_eq!((grep("hunter"), grep(r"token \*\*\*"), grep("o")), (0, 1, 2));
 }
+
+#[test]
+fn a_full_disk_is_survived_counted_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut world = World::new(dir.path(), 1 << 20, 4);
+    let write = |world: &mut World<'_>, text: &str, ms: i64| {
+        world.now.wall += ms * 1_000_000;
+        world.now.monotonic += ms.unsigned_abs() * 1_000_000;
+        world.log.append(tag(1), text.as_bytes(), world.now);
+    };
+    // Every write to it fails with ENOSPC.
+    std::os::unix::fs::symlink("/dev/full", dir.path().join("dev.log")).unwrap();
+    write(&mut world, "one\ntwo\nthr", 0);
+    assert_eq!(
+        (world.log.loss().lines, world.log.loss().bytes, world.log.loss().ongoing),
+        (2, 11, true)
+    );
+    write(&mut world, "ee\nfour\n", 10);
+    // There is room again.
+    world.log.close();
+    std::fs::remove_file(dir.path().join("dev.log")).unwrap();
+    write(&mut world, "five\nsi", 10);
+    assert_eq!(world.log.loss().lines, 5, "not tried again at once");
+    write(&mut world, "x\nseven\n", 1000);
+    assert!(!world.log.loss().ongoing);
+    let lines = read(dir.path(), &Query::default());
+    let messages: Vec<&str> = lines.iter().map(|l| l.message.as_str()).collect();
+    let marker = "[sandkeep: 6 lines, 28 bytes lost: No space left on device (os error 28)]";
+    assert_eq!(messages, [marker, "seven"]);
+    assert_eq!(lines[0].stream, Stream::Journal);
+}
