@@ -205,6 +205,16 @@ impl Outbox {
         }
     }
 
+    /// Takes away what this box has recorded of a prompt: another attempt has been made since.
+    pub fn forget(&mut self, id: &PromptId) -> Result<(), OutboxError> {
+        self.logs.remove(id);
+        let path = path_of(&self.directory, id);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("removing", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the files of prompts that `keep` does not want.
     pub fn prune(&self, keep: impl Fn(&PromptId) -> bool) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.directory)? {

@@ -149,7 +149,7 @@ pub async fn run(given: Given) -> Result<(), RunError> {
     let prompts = directory.join("prompts");
     let local = Local::open(&prompts, notice.clone()).map_err(files("reading the queue", &prompts))?;
     outbox
-        .prune(|id| local.entry(id).is_some() || convex::undelivered(&outbox_dir, id))
+        .prune(|id| local.entry(id).is_some() || convex::undelivered(&directory, id))
         .map_err(files("tidying", &outbox_dir))?;
     let convex = convex_inbox(&given, &directory, notice)?;
     let (knock, knocks) = mpsc::unbounded_channel();
@@ -220,7 +220,7 @@ fn convex_inbox(
         sandbox: sandbox.to_owned(),
         token: token.to_owned(),
     };
-    let convex = Convex::start(account, directory.to_owned(), notices).map_err(files("preparing Convex's inbox in", directory))?;
+    let convex = Convex::start(account, directory, notices).map_err(files("preparing Convex's inbox in", directory))?;
     Ok(Some(Box::new(convex)))
 }
 

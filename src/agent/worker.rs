@@ -98,6 +98,7 @@ struct Worker {
     parts: Parts,
     slots: BTreeMap<String, Slot>,
     waiting: VecDeque<(Prompt, bool)>,
+    ending: BTreeMap<PromptId, (Prompt, Outcome)>,
     events: VecDeque<Inner>,
     inner: mpsc::UnboundedSender<Inner>,
     counters: Counters,
@@ -125,6 +126,7 @@ pub async fn run(parts: Parts) -> Result<(), WorkerError> {
         parts,
         slots: BTreeMap::new(),
         waiting: VecDeque::new(),
+        ending: BTreeMap::new(),
         events: VecDeque::new(),
         inner,
         counters: Counters::default(),
@@ -140,7 +142,16 @@ pub async fn run(parts: Parts) -> Result<(), WorkerError> {
         worker.turn()?;
         sd_notify::watchdog();
         if worker.draining && worker.slots.values().all(|slot| slot.session.drained()) {
-            break;
+            // What has ended is told while there is time; what is not is told after the next start.
+            let told = worker
+                .parts
+                .convex
+                .as_ref()
+                .is_none_or(|inbox| inbox.pending_deliveries() == 0 || inbox.status()["state"] == "offline");
+            let patient = give_up.is_some_and(|at| Instant::now() + DRAIN / 2 < at);
+            if told || !patient || worker.slots.values().any(|slot| slot.session.running()) {
+                break;
+            }
         }
         if give_up.is_some_and(|at| Instant::now() >= at) {
             tracing::warn!("ending although claude has not ended");
@@ -245,8 +256,23 @@ impl Worker {
     fn noticed(&mut self, notice: Notice) {
         match notice {
             Notice::Offer { prompt, resumed } => self.offered(prompt, resumed),
-            Notice::Claimed { id, attempt, first_seq } => self.claimed(id, attempt, first_seq),
-            Notice::Refused { id } => self.tell_owner(&id.clone(), Event::Refused { id }),
+            Notice::Claimed {
+                id,
+                attempt,
+                first_seq,
+                text,
+                fresh,
+            } => self.claimed(id, attempt, first_seq, text, fresh),
+            Notice::Refused { id } => {
+                self.ending.remove(&id);
+                self.tell_owner(&id.clone(), Event::Refused { id });
+            }
+            Notice::Delivered { id } => {
+                if let Some(inbox) = self.parts.convex.as_mut() {
+                    inbox.delivered(&id);
+                }
+                self.changed = true;
+            }
             Notice::Renewed { id, attempt, held } => self.tell_owner(&id.clone(), Event::Renewed { id, attempt, held }),
             Notice::Cancel { id } => self.cancel(&id),
             Notice::Answer { question, answer } => {
@@ -259,6 +285,7 @@ impl Worker {
 
     fn offered(&mut self, prompt: Prompt, resumed: bool) {
         let known = self.slots.values().any(|slot| slot.session.knows(&prompt.id))
+            || self.ending.contains_key(&prompt.id)
             || self.waiting.iter().any(|(waiting, _)| waiting.id == prompt.id);
         if known || self.draining {
             return;
@@ -332,7 +359,7 @@ impl Worker {
     /// A prompt whose options are not taken ends without claude.
     fn refuse(&mut self, prompt: Prompt, why: &str) {
         let outcome = Outcome::without_claude(Verdict::Failed, "refused", Some(why.to_owned()));
-        self.end_prompt(prompt, outcome);
+        self.end_early(prompt, outcome);
     }
 
     fn ensure_slot(&mut self, name: &str) {
@@ -365,12 +392,38 @@ impl Worker {
         }
     }
 
-    fn claimed(&mut self, id: PromptId, attempt: u32, first_seq: u64) {
-        if let Err(error) = self.parts.outbox.begin(&id, first_seq) {
+    fn claimed(&mut self, id: PromptId, attempt: u32, first_seq: u64, text: Option<String>, fresh: bool) {
+        let forgotten = if fresh { self.parts.outbox.forget(&id) } else { Ok(()) };
+        if let Err(error) = forgotten.and_then(|()| self.parts.outbox.begin(&id, first_seq)) {
             tracing::error!("{error}");
             return self.tell_owner(&id.clone(), Event::Refused { id });
         }
-        self.tell_owner(&id.clone(), Event::Claimed { id, attempt });
+        if let (Some(inbox), Some((events, progress)), false) = (
+            self.parts.convex.as_mut(),
+            self.parts.outbox.follow(&id),
+            self.parts.local.entry(&id).is_some(),
+        ) {
+            inbox.begun(&id, events, progress);
+        }
+        if let Some((prompt, mut outcome)) = self.ending.remove(&id) {
+            outcome.attempt = attempt;
+            return self.end_prompt(prompt, outcome);
+        }
+        self.tell_owner(&id.clone(), Event::Claimed { id, attempt, text });
+    }
+
+    /// Ends a prompt that claude has no part in. The app's has to be claimed first: only who holds a claim may end it.
+    fn end_early(&mut self, prompt: Prompt, outcome: Outcome) {
+        match prompt.origin {
+            Origin::Local => self.end_prompt(prompt, outcome),
+            Origin::Convex => {
+                let id = prompt.id.clone();
+                self.ending.insert(id.clone(), (prompt, outcome));
+                if let Some(inbox) = self.inbox(Origin::Convex) {
+                    inbox.claim(&id);
+                }
+            }
+        }
     }
 
     fn tell_owner(&mut self, id: &PromptId, event: Event) {

@@ -7,7 +7,9 @@
 mod skip;
 mod support;
 
+mod convex;
 mod ends;
+mod functions;
 mod portable;
 mod resume;
 mod turns;

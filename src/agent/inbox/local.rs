@@ -202,6 +202,8 @@ impl Inbox for Local {
                 id,
                 attempt: entry.attempt,
                 first_seq: 1,
+                text: None,
+                fresh: false,
             }),
             Some(Err(error)) => {
                 tracing::error!("claiming prompt {id}: {error}");

@@ -2,12 +2,14 @@
 //!
 //! The worker tells an inbox what it wants; answers and news come back as [`Notice`]s on one channel, so a slow inbox blocks nothing.
 
-#[cfg(feature = "agent")]
 pub mod convex;
 pub mod local;
 
+use super::outbox::Progress;
 use super::prompt::{Outcome, Prompt, PromptId};
 use serde_json::Value;
+use std::path::PathBuf;
+use tokio::sync::watch;
 
 /// What an inbox has to say.
 #[derive(Clone, Debug)]
@@ -27,6 +29,15 @@ pub enum Notice {
         attempt: u32,
         /// The number that its next event gets, where another box had it before.
         first_seq: u64,
+        /// What the user wrote, where the offer did not say.
+        text: Option<String>,
+        /// Whether what this box has recorded of it before is void.
+        fresh: bool,
+    },
+    /// Everything of a prompt has arrived where it belongs.
+    Delivered {
+        /// The prompt.
+        id: PromptId,
     },
     /// A claim was not granted.
     Refused {
@@ -70,6 +81,14 @@ pub trait Inbox: std::fmt::Debug {
     fn finish(&mut self, id: &PromptId, outcome: &Outcome, last_seq: u64);
     /// Reports how the agent is, when that changed and from time to time.
     fn report(&mut self, part: &Value);
+    /// Tells where the events of a claimed prompt are.
+    fn begun(&mut self, _id: &PromptId, _events: PathBuf, _progress: watch::Receiver<Progress>) {}
+    /// Nothing more is to be delivered of a prompt.
+    fn delivered(&mut self, _id: &PromptId) {}
+    /// Prompts whose events have not all been delivered.
+    fn pending_deliveries(&self) -> usize {
+        0
+    }
     /// What the status says of this inbox.
     fn status(&self) -> Value;
 }

@@ -87,6 +87,8 @@ pub enum Event {
         id: PromptId,
         /// The attempt that fences everything we say of it.
         attempt: u32,
+        /// What the user wrote, where the offer did not say.
+        text: Option<String>,
     },
     /// The inbox did not give it to us.
     Refused {
@@ -447,7 +449,7 @@ impl Session {
     fn apply(&mut self, now: Instant, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Offered(offer) => self.offered(now, *offer),
-            Event::Claimed { id, attempt } => self.claimed(now, &id, attempt),
+            Event::Claimed { id, attempt, text } => self.claimed(now, &id, attempt, text),
             Event::Refused { id } => self.refused(&id, actions),
             Event::Renewed { id, attempt, held } => self.renewed(&id, attempt, held, actions),
             Event::CancelAsked { id } => self.cancel_asked(&id),
@@ -521,12 +523,13 @@ impl Session {
         self.turn.as_mut().filter(|turn| &turn.prompt.id == id)
     }
 
-    fn claimed(&mut self, now: Instant, id: &PromptId, attempt: u32) {
+    fn claimed(&mut self, now: Instant, id: &PromptId, attempt: u32, text: Option<String>) {
         let renew_at = now + self.rules.renew_every;
         if let Some(turn) = self.turn_of(id)
             && turn.phase == Phase::Claiming
         {
             turn.attempt = attempt;
+            turn.prompt.text = text.unwrap_or_else(|| std::mem::take(&mut turn.prompt.text));
             turn.began = now;
             turn.heard = now;
             turn.renew_at = renew_at;

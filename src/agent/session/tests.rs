@@ -47,7 +47,11 @@ impl World {
     /// Offers and claims: the prompt is with claude.
     fn sent(&mut self, id: &str) {
         self.offer(id);
-        let actions = self.step(Event::Claimed { id: pid(id), attempt: 1 });
+        let actions = self.step(Event::Claimed {
+            id: pid(id),
+            attempt: 1,
+            text: None,
+        });
         assert!(actions.iter().any(|action| matches!(action, Action::Write(_))), "{actions:?}");
     }
 
@@ -116,7 +120,11 @@ fn a_prompt_ends_once_and_the_next_one_uses_the_warm_process() {
     let actions = world.flushed("a");
     assert!(has(&actions, |action| matches!(action, Action::Claim(id, _) if id.as_str() == "b")));
     world.flushed("a");
-    let actions = world.step(Event::Claimed { id: pid("b"), attempt: 1 });
+    let actions = world.step(Event::Claimed {
+        id: pid("b"),
+        attempt: 1,
+        text: None,
+    });
     assert!(!has(&actions, |action| matches!(action, Action::Start { .. })));
     assert_eq!(world.finishes(), [("a".into(), Verdict::Done, "completed".into())]);
 }
@@ -184,7 +192,11 @@ fn a_waiting_prompt_is_cancelled_without_claude() {
     let mut world = World::new();
     world.offer("a");
     world.step(Event::CancelAsked { id: pid("a") });
-    world.step(Event::Claimed { id: pid("a"), attempt: 1 });
+    world.step(Event::Claimed {
+        id: pid("a"),
+        attempt: 1,
+        text: None,
+    });
     world.flushed("a");
     assert_eq!(world.finishes(), [("a".into(), Verdict::Cancelled, "cancelled".into())]);
     assert_eq!(world.session.generation, 0);
@@ -333,7 +345,11 @@ fn random_lives_end_each_prompt_exactly_once() {
 
 fn chance(world: &mut World, random: &mut fastrand::Rng, id: &str) {
     match random.u8(0..12) {
-        0 => drop(world.step(Event::Claimed { id: pid(id), attempt: 1 })),
+        0 => drop(world.step(Event::Claimed {
+            id: pid(id),
+            attempt: 1,
+            text: None,
+        })),
         1 => drop(world.result(id)),
         2 => drop(world.exited()),
         3 | 4 => drop(world.emptied()),
@@ -359,7 +375,11 @@ fn settle(world: &mut World, seed: u64) {
         };
         let id = turn.prompt.id.to_string();
         match turn.phase {
-            Phase::Claiming => drop(world.step(Event::Claimed { id: pid(&id), attempt: 1 })),
+            Phase::Claiming => drop(world.step(Event::Claimed {
+                id: pid(&id),
+                attempt: 1,
+                text: None,
+            })),
             Phase::Recovering => drop(world.step(Event::Recovered { id: pid(&id), text: None })),
             Phase::Flushing { .. } => drop(world.flushed(&id)),
             Phase::Sent { .. } if world.session.process != Process::Dying => drop(world.result(&id)),

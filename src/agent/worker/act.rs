@@ -42,6 +42,9 @@ impl Worker {
             Action::Abandon(id) => {
                 tracing::warn!("the claim of prompt {id} is lost");
                 self.parts.outbox.close(&id);
+                if let Some(inbox) = self.parts.convex.as_mut() {
+                    inbox.delivered(&id);
+                }
             }
             Action::Drop(id) => tracing::info!("prompt {id} was not given to this agent"),
             Action::Learn { version, capabilities } => {

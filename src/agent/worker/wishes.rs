@@ -158,7 +158,7 @@ impl Worker {
         if let Some(at) = self.waiting.iter().position(|(prompt, resumed)| &prompt.id == id && !resumed)
             && let Some((prompt, _)) = self.waiting.remove(at)
         {
-            return self.end_prompt(prompt, Outcome::without_claude(Verdict::Cancelled, "cancelled", None));
+            return self.end_early(prompt, Outcome::without_claude(Verdict::Cancelled, "cancelled", None));
         }
         self.tell_owner(id, Event::CancelAsked { id: id.clone() });
     }

@@ -1,6 +1,7 @@
 //! A sandbox for one test: a state directory, a project, the loopback API, the agent worker with the real CLI.
 
 pub(crate) mod api;
+pub(crate) mod convex;
 
 use api::Api;
 use serde_json::{Value, json};
@@ -36,6 +37,7 @@ pub(crate) struct Sandbox {
     pub(crate) settings: Value,
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) key: Option<String>,
+    pub(crate) id: String,
     worker: Option<Child>,
 }
 
@@ -63,6 +65,7 @@ impl Sandbox {
             settings,
             environment: Vec::new(),
             key: Some(KEY.into()),
+            id: "sb1".into(),
             worker: None,
         }
     }
@@ -83,7 +86,7 @@ impl Sandbox {
             agent["command"] = json!(claude());
         }
         let config = json!({
-            "project_id": "p", "root": self.path("project"), "sandbox_id": "sb1", "expires_at": null, "port": null, "state_dir": self.path("state"),
+            "project_id": "p", "root": self.path("project"), "sandbox_id": self.id, "expires_at": null, "port": null, "state_dir": self.path("state"),
             "sync": {"batch_files": 10, "batch_interval": "30s", "include": [], "exclude": [], "env_files": false}, "agent": agent,
         });
         command.args(arguments).env_clear();

@@ -1,0 +1,231 @@
+//! Prompts from the app's Convex deployment: the very functions of `config/convex/`, the official clients on both sides.
+
+use crate::support::convex::{Convex, folder};
+use crate::support::{signal, until};
+use serde_json::{Value, json};
+use std::process::Command;
+
+#[test]
+fn both_official_clients_meet() {
+    skip!("needs-claude");
+    let convex = Convex::any();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let text = "[[bash echo x > made.txt]][[say Hello from the box.]]";
+    let output = Command::new("node")
+        .arg(folder().join("app.mjs"))
+        .args([&sandbox.id, "chat", text])
+        .env("CONVEX_URL", &convex.url)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(seen["prompt"]["status"], "done");
+    assert!(seen["events"].to_string().contains("Hello from the box."));
+    assert_eq!(sandbox.file("made.txt"), "x\n");
+    let end = convex.end_of(seen["id"].as_str().unwrap(), &sandbox);
+    assert_eq!(
+        (end["text"].as_str(), end["attempt"].as_u64()),
+        (Some("Hello from the box."), Some(1))
+    );
+    until("the heartbeat arrives", || {
+        convex.status()["state"] == "idle" && convex.status()["lastSeen"].is_number()
+    });
+    let inbox = &sandbox.status()["inbox"]["convex"];
+    assert_eq!(inbox["state"], "connected", "{inbox}");
+    assert!(inbox["calls_last_hour"].as_u64().unwrap() > 3, "{inbox}");
+    until("everything is delivered", || {
+        sandbox.status()["inbox"]["convex"]["undelivered"] == 0
+    });
+}
+
+#[test]
+fn an_outage_in_the_middle_of_a_turn_loses_nothing() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    convex.fault(json!({"on": "http", "path": "agent:append", "times": 1, "do": "drop-after"}));
+    convex.fault(json!({"on": "http", "path": "agent:append", "times": 2, "do": "http", "status": 503, "code": "Overloaded"}));
+    convex.fault(json!({"on": "http", "path": "agent:complete", "times": 1, "do": "drop-after"}));
+    convex.fault(json!({"on": "http", "path": "agent:claim", "times": 1, "do": "drop-after"}));
+    let id = convex.send("[[bash echo x >> ran.txt]][[bash touch go.txt; while [ ! -e on.txt ]; do sleep 0.1; done]][[say Done.]]");
+    until("the tool waits", || sandbox.path("project/go.txt").exists());
+    convex.drop_sockets();
+    std::fs::write(sandbox.path("project/on.txt"), "").unwrap();
+    let end = convex.end_of(&id, &sandbox);
+    assert_eq!(end["text"], "Done.");
+    assert_eq!(sandbox.file("ran.txt"), "x\n");
+    assert_eq!(convex.events(&id), sandbox.events(&id));
+    let again = convex.send("[[say Heard again.]]");
+    assert_eq!(convex.end_of(&again, &sandbox)["text"], "Heard again.");
+}
+
+#[test]
+fn the_agent_killed_in_a_turn_gets_its_claim_back() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let id = convex.send("[[bash echo x >> ran.txt; test $(wc -l < ran.txt) -gt 1 || { sleep 1000 & wait; }]][[say Done.]]");
+    sandbox.file_has("ran.txt", "x");
+    sandbox.kill();
+    sandbox.up();
+    let end = convex.end_of(&id, &sandbox);
+    assert_eq!(
+        (end["text"].as_str(), end["attempt"].as_u64(), end["resumed"].as_u64()),
+        (Some("Done."), Some(1), Some(1)),
+        "{end}"
+    );
+    sandbox.nothing_left_but("--input-format");
+}
+
+#[test]
+fn what_ended_while_convex_was_away_is_told_after_a_restart() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let id = convex.send("[[say Offline.]]");
+    convex.fault(json!({"on": "http", "path": "agent:append", "times": 1000, "do": "http", "status": 503}));
+    convex.fault(json!({"on": "http", "path": "agent:complete", "times": 4, "do": "http", "status": 503}));
+    sandbox.event(&id, "end", |_| true);
+    assert!(sandbox.down());
+    sandbox.up();
+    until("the end is told although the events are not", || {
+        convex.prompt(&id)["status"] == "done"
+    });
+    assert!(convex.events(&id).is_empty());
+}
+
+#[test]
+fn a_person_cancels_and_answers_in_the_app() {
+    skip!("needs-claude");
+    let convex = Convex::any();
+    let mut sandbox = convex.sandbox(json!({"permission_mode": "default"}));
+    sandbox.up();
+    let id = convex.send("[[bash touch allowed.txt]][[say Thanks.]]");
+    until("the question arrives", || {
+        convex.prompt(&id)["questions"].as_array().is_some_and(|open| open.len() == 1)
+    });
+    let question = convex.prompt(&id)["questions"][0].clone();
+    assert!(question["body"].as_str().unwrap().contains("touch allowed.txt"));
+    until("the app sees the state", || convex.status()["state"] == "requires_action");
+    convex.mutation(
+        "ui:answer",
+        json!({"id": id, "question": question["question"], "answer": "{\"behavior\":\"allow\"}"}),
+    );
+    assert_eq!(convex.end_of(&id, &sandbox)["text"], "Thanks.");
+    assert!(sandbox.path("project/allowed.txt").exists());
+    let id = convex.send("[[bash echo begun > begun.txt; sleep 1000 & wait]]");
+    until("the second question arrives", || {
+        convex.prompt(&id)["questions"].as_array().is_some_and(|open| open.len() == 1)
+    });
+    convex.mutation("ui:cancel", json!({"id": id}));
+    assert_eq!(convex.end_of(&id, &sandbox)["status"], "cancelled");
+    assert_eq!(convex.prompt(&id)["questions"], json!([]));
+}
+
+#[test]
+fn a_lost_claim_stops_claude_and_says_nothing() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let id = convex.send(
+        "[[bash touch go.txt; while [ ! -e on.txt ]; do sleep 0.1; done]][[bash echo two > two.txt; sleep 1000 & wait]][[say Too late.]]",
+    );
+    until("the tool waits", || sandbox.path("project/go.txt").exists());
+    let worker = std::fs::read_to_string(sandbox.path("state/agent/convex/worker_id")).unwrap();
+    let who = json!({"sandboxId": "sb1", "token": crate::support::convex::TOKEN, "id": id});
+    let with = |more: Value| {
+        let mut args = who.clone();
+        args.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        args
+    };
+    convex.mutation("agent:renew", with(json!({"workerId": worker, "attempt": 1, "leaseMs": 1})));
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    convex.as_admin("agent:expire", json!({"id": id, "attempt": 1}));
+    let claimed = convex.mutation("agent:claim", with(json!({"workerId": "another"})));
+    assert_eq!(
+        (claimed["ok"].as_bool(), claimed["attempt"].as_f64()),
+        (Some(true), Some(2.0)),
+        "{claimed}"
+    );
+    let known = convex.events(&id).len();
+    std::fs::write(sandbox.path("project/on.txt"), "").unwrap();
+    sandbox.nothing_left_but("--version");
+    assert_eq!(convex.events(&id).len(), known, "nothing of the old attempt arrives any more");
+    assert_eq!(convex.prompt(&id)["status"], "claimed");
+}
+
+#[test]
+fn without_a_socket_it_asks_again_and_again() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    convex.fault(json!({"on": "connect", "times": 100_000, "do": "http", "status": 403}));
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let id = convex.send("[[say Polled.]]");
+    assert_eq!(convex.end_of(&id, &sandbox)["text"], "Polled.");
+    assert_eq!(sandbox.status()["inbox"]["convex"]["state"], "polling");
+}
+
+#[test]
+fn a_deployment_without_the_functions_is_named() {
+    skip!("needs-claude");
+    let empty = tempfile::tempdir().unwrap();
+    let convex = Convex::serve(&["--dir", empty.path().to_str().unwrap()]);
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let error = || sandbox.status()["inbox"]["convex"]["error"].to_string();
+    until("the status says so", || {
+        error().contains("agent:inbox") && error().contains("npx convex deploy")
+    });
+    assert_eq!(sandbox.ask("[[say The local inbox works.]]")["status"], "done");
+}
+
+#[test]
+fn a_wrong_token_is_refused_and_shown_nowhere() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.environment.retain(|(name, _)| name != "SANDBOX_TOKEN");
+    sandbox.environment.push(("SANDBOX_TOKEN".into(), "wrong-token-0123456789".into()));
+    sandbox.up();
+    until("the status says so", || {
+        sandbox.status()["inbox"]["convex"]["error"].to_string().contains("Unauthorized")
+    });
+    assert!(!sandbox.log().contains("wrong-token") && !sandbox.status().to_string().contains("wrong-token"));
+}
+
+#[test]
+fn bad_options_fail_the_prompt() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let args = json!({"sandboxId": "sb1", "text": "x", "clientKey": "k", "options": "{\"permission_mode\":\"yolo\"}"});
+    let id = convex.mutation("ui:send", args).as_str().unwrap().to_owned();
+    let end = convex.end_of(&id, &sandbox);
+    assert_eq!(
+        (end["status"].as_str(), end["reason"].as_str()),
+        (Some("failed"), Some("refused")),
+        "{end}"
+    );
+}
+
+#[test]
+fn claude_killed_again_and_again_still_ends_once() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({}));
+    sandbox.up();
+    let id = convex.send("[[bash echo x >> ran.txt; test $(wc -l < ran.txt) -gt 3 || { sleep 1000 & wait; }]][[say Done.]]");
+    for round in 1..=3 {
+        until("the tool runs", || sandbox.file("ran.txt").lines().count() == round);
+        signal(sandbox.claude_pid(), "KILL");
+    }
+    let end = convex.end_of(&id, &sandbox);
+    assert_eq!((end["text"].as_str(), end["resumed"].as_u64()), (Some("Done."), Some(3)), "{end}");
+}
