@@ -1,4 +1,4 @@
-//! The pure core, tried in virtual time.
+//! The pure core, tried in virtual time: named scenarios, the machine as a table, and random lives whose invariants hold.
 #![allow(missing_docs, reason = "tests")]
 
 mod bench;
@@ -7,5 +7,8 @@ mod invariants;
 mod kit;
 mod random;
 mod scenario;
-mod scenarios;
+mod scenarios_order;
+mod scenarios_restart;
+mod scenarios_run;
+mod table;
 mod world;
