@@ -238,6 +238,9 @@ async fn a_log_probe_sees_its_line() {
     out.write_all(b"dy in 12 ms\n").unwrap();
     within(found.matched()).await;
     assert!(found.is_matched());
+    // Looked for when it was written long ago, as after a reload that changed the probe.
+    let late = journal.watch(&name("dev"), 1, regex::Regex::new("^noise$").unwrap());
+    within(late.matched()).await;
 }
 
 #[tokio::test]

@@ -5,8 +5,10 @@
 
 use super::matcher::{LogMatch, Matcher, Watch};
 use super::merge;
+use super::read::{Query, Reader};
 use super::writer::{JOURNAL, Now, Tag, UnitLog};
 use super::{Handed, Health, Limits, format::Stream};
+use crate::host::mask::Masker;
 use crate::unit::Name;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -18,6 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 /// The most that is read at once.
@@ -28,6 +31,13 @@ const PIPE: i32 = 256 * 1024;
 const OPEN_FILES: usize = 128;
 /// From telling that something was written to telling it again, nanoseconds.
 const PACE: u64 = 10_000_000;
+/// Rounds that found less than this are too small to follow each other at once.
+const WORTHWHILE: usize = 16 * 1024;
+/// How long small rounds in a row wait for more, so that a child that writes line by line does not cost a wakeup a line. Its pipe holds
+/// more than it writes in that time.
+const NAP: Duration = Duration::from_micros(200);
+/// So many small rounds in a row, each within a millisecond of the one before, are a flood.
+const HOT: u32 = 8;
 /// From a line without an end to telling that it has been waited for long enough, nanoseconds.
 const AGE: u64 = merge::PATIENCE.cast_unsigned() + 50_000_000;
 /// Pipes of finished runs of a unit that are still read, for whatever outlived them.
@@ -92,6 +102,10 @@ pub(super) struct Capture {
     carrying: Vec<u64>,
     buffer: Vec<u8>,
     round: u64,
+    /// Bytes read in this round.
+    found: usize,
+    /// When the last round ended, CLOCK_MONOTONIC, and how many in a row were small.
+    last: (u64, u32),
     /// Something was written that nobody was told of.
     wrote: bool,
     /// When that was last told, CLOCK_MONOTONIC.
@@ -128,6 +142,8 @@ impl Capture {
             carrying: Vec::new(),
             buffer: vec![0; 2 * READ],
             round: 0,
+            found: 0,
+            last: (0, 0),
             wrote: false,
             told: 0,
             aged: None,
@@ -175,6 +191,23 @@ impl Capture {
             if self.wrote && now().monotonic >= self.told + PACE {
                 self.publish();
             }
+            self.nap();
+        }
+    }
+
+    /// Lets a flood of small writes gather.
+    fn nap(&mut self) {
+        let found = std::mem::take(&mut self.found);
+        let now = now().monotonic;
+        let (last, small) = self.last;
+        let small = if found > 0 && found < WORTHWHILE && now < last + 1_000_000 {
+            small + 1
+        } else {
+            0
+        };
+        self.last = (now, small);
+        if small >= HOT {
+            std::thread::sleep(NAP);
         }
     }
 
@@ -218,6 +251,7 @@ impl Capture {
             Err(Errno::EAGAIN | Errno::EINTR) => (carried, Found::Drained),
             Err(_) => (carried, Found::Ended),
         };
+        self.found += length - carried;
         let text = &self.buffer[..length];
         // Of a full read the last line's beginning waits for its rest, so that lines of two streams stay whole in the file.
         let whole = match found {
@@ -292,9 +326,7 @@ impl Capture {
             match self.commands.try_recv() {
                 Ok(Command::Capture(unit, tag, fd)) => self.capture(unit, tag, fd, false),
                 Ok(Command::Watch(name, invocation, regex, found)) => {
-                    let watches = &mut self.unit(&name).watches;
-                    watches.retain(|i, _| *i >= invocation);
-                    watches.entry(invocation).or_default().push(Watch { regex, found });
+                    self.watch(&name, invocation, Watch { regex, found });
                 }
                 Ok(Command::Note(name, text)) => self.note(&name, &text),
                 Ok(Command::Finish(name, invocation, done)) => {
@@ -322,6 +354,30 @@ impl Capture {
                 }
             }
         }
+    }
+
+    fn watch(&mut self, name: &Name, invocation: u64, watch: Watch) {
+        let runs = self.sources.values().any(|s| s.unit == *name && s.tag.invocation == invocation);
+        if runs && self.was_written(name, invocation, &watch.regex) {
+            watch.found.set();
+            return;
+        }
+        let watches = &mut self.unit(name).watches;
+        watches.retain(|i, _| *i >= invocation);
+        watches.entry(invocation).or_default().push(watch);
+    }
+
+    /// Whether such a line was written before it was looked for: a configuration may change under a unit that runs.
+    fn was_written(&self, name: &Name, invocation: u64, regex: &Regex) -> bool {
+        let query = Query {
+            units: vec![name.clone()],
+            invocation: Some(invocation),
+            grep: Some(regex.clone()),
+            lines: Some(1),
+            ..Query::default()
+        };
+        let reader = Reader::new(self.dir.to_path_buf(), Masker::default());
+        reader.read(&query).is_ok_and(|lines| !lines.is_empty())
     }
 
     /// Reads this pipe from now on.

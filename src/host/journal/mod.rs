@@ -198,7 +198,8 @@ impl Journal {
         }
     }
 
-    /// Looks for a line of this run that matches, from now on. Forgotten with `finish` and with a watch of a later run.
+    /// Looks for a line of this run that matches; where the run writes already, among its earlier lines too. Forgotten with `finish` and
+    /// with a watch of a later run.
     pub fn watch(&self, unit: &Name, invocation: Invocation, regex: Regex) -> LogMatch {
         let found = LogMatch::default();
         self.tell(Command::Watch(unit.clone(), invocation, regex, found.clone()));
