@@ -1,9 +1,9 @@
 //! `sandkeep check`.
 
-use super::{CliError, Global};
+use super::{CliError, Global, out};
 use crate::unit::{Diagnostics, Flags, Loaded, Paint, Source, load};
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -28,26 +28,29 @@ pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
     let source = args.file.clone().map_or_else(|| Source::in_directory(Path::new(".")), Source::File);
     let result = load(&source, &Flags::default(), &environment);
     let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };
-    let said = if args.json {
-        print(&format!("{:#}\n", json(&source, &result)))
+    if args.json {
+        out::print(&format!("{:#}\n", json(&source, &result)))?;
     } else {
-        tell(&args, &source, &result)
-    };
-    said.map_err(|error| CliError::failed(format!("writing the result: {error}")))?;
+        tell(&args, &source, &result)?;
+    }
     Ok(code)
 }
 
-fn tell(args: &Args, source: &Source, result: &Result<Loaded, Diagnostics>) -> std::io::Result<()> {
+fn tell(args: &Args, source: &Source, result: &Result<Loaded, Diagnostics>) -> Result<(), CliError> {
     match result {
         Ok(loaded) => {
-            warn(&loaded.warnings)?;
-            print(&if args.expanded {
+            warn(&loaded.warnings);
+            let text = if args.expanded {
                 loaded.expanded.clone()
             } else {
                 summary(source, loaded)
-            })
+            };
+            out::print(&text)
         }
-        Err(diagnostics) => warn(diagnostics),
+        Err(diagnostics) => {
+            warn(diagnostics);
+            Ok(())
+        }
     }
 }
 
@@ -102,13 +105,7 @@ fn json(source: &Source, result: &Result<Loaded, Diagnostics>) -> serde_json::Va
     }
 }
 
-fn print(text: &str) -> std::io::Result<()> {
-    std::io::stdout().lock().write_all(text.as_bytes())
-}
-
-/// Writes diagnostics to stderr, coloured on a terminal.
-pub(super) fn warn(diagnostics: &Diagnostics) -> std::io::Result<()> {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let paint = if colour { Paint::Ansi } else { Paint::Plain };
-    std::io::stderr().lock().write_all(diagnostics.render(paint).as_bytes())
+/// Writes diagnostics to stderr; with that closed nobody can be told.
+fn warn(diagnostics: &Diagnostics) {
+    let _ = anstream::stderr().write_all(diagnostics.render(Paint::Ansi).as_bytes());
 }

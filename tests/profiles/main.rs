@@ -1,5 +1,20 @@
 //! The profiles in `config/`: each is valid, does what its comments say, and expands to the same.
 
+#[macro_use]
+#[path = "../common/skip.rs"]
+mod skip;
+
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "the scenarios' sandbox, of which this needs a part"
+)]
+#[path = "../scenarios/sandbox.rs"]
+mod sandbox;
+
+mod start;
+
 use sandkeep::unit::{Config, Flags, Source, load};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
