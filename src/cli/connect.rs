@@ -2,24 +2,24 @@
 
 use super::{CliError, Global};
 use crate::control::client::{Client, ClientError};
-use crate::control::paths::{DirectoryError, Paths};
 use crate::control::problem::{Code, Problem};
+use crate::host::runtime_dir::{PlaceError, Places};
 use std::future::Future;
 
 impl Global {
-    /// The directories of the instance.
-    pub fn paths(&self) -> Result<Paths, CliError> {
-        Ok(Paths::locate(&self.instance)?)
-    }
-
     /// The client of the instance; inside a unit, where none is named, of the supervisor that started it.
     pub fn client(&self) -> Result<Client, CliError> {
         let parent = if self.instance == "default" { Client::of_parent() } else { None };
         match parent {
             Some(client) => Ok(client),
-            None => Ok(Client::new(self.paths()?.control_socket())),
+            None => Ok(Client::new(places(self)?.control_socket())),
         }
     }
+}
+
+/// The directories of the instance.
+pub(super) fn places(global: &Global) -> Result<Places, CliError> {
+    Ok(Places::of(&global.instance)?)
 }
 
 /// Runs a future to its end on this thread.
@@ -29,10 +29,10 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> 
     runtime.block_on(future)
 }
 
-impl From<DirectoryError> for CliError {
-    fn from(error: DirectoryError) -> Self {
+impl From<PlaceError> for CliError {
+    fn from(error: PlaceError) -> Self {
         let hint = error.hint();
-        let code = if matches!(error, DirectoryError::Instance(_)) { 2 } else { 1 };
+        let code = if matches!(error, PlaceError::Instance(_)) { 2 } else { 1 };
         Self {
             message: error.to_string(),
             hint,

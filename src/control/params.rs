@@ -54,29 +54,15 @@ pub fn time(text: &str, now: jiff::Timestamp) -> Result<Time, String> {
 }
 
 /// A signal's number: `TERM`, `SIGTERM`, `term`, `15`, `RTMIN+3`.
+///
+/// # Errors
+/// What is wrong with it.
 pub fn signal(text: &str) -> Result<i32, String> {
     let refuse = || format!("`{text}` is no signal: write a name such as `TERM`, or a number from 1 to 64");
-    if let Ok(number) = text.parse::<i32>() {
-        return if (1..=64).contains(&number) { Ok(number) } else { Err(refuse()) };
+    match text.parse::<i32>() {
+        Ok(number) => Some(number).filter(|number| (1..=64).contains(number)).ok_or_else(refuse),
+        Err(_) => crate::unit::signal::parse(&text.to_ascii_uppercase()).ok_or_else(refuse),
     }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset: i32 = if offset.is_empty() {
-            0
-        } else {
-            offset.parse().map_err(|_| refuse())?
-        };
-        let number = libc::SIGRTMIN().checked_add(offset).ok_or_else(refuse)?;
-        return if (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number) {
-            Ok(number)
-        } else {
-            Err(refuse())
-        };
-    }
-    nix::sys::signal::Signal::from_str(&format!("SIG{name}"))
-        .map(|signal| signal as i32)
-        .map_err(|_| refuse())
 }
 
 /// `a,b` → a and b.
