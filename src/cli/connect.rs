@@ -7,19 +7,19 @@ use crate::host::runtime_dir::{PlaceError, Places};
 use std::future::Future;
 
 impl Global {
+    /// The directories of the instance.
+    pub fn paths(&self) -> Result<Places, CliError> {
+        Ok(Places::of(&self.instance)?)
+    }
+
     /// The client of the instance; inside a unit, where none is named, of the supervisor that started it.
     pub fn client(&self) -> Result<Client, CliError> {
         let parent = if self.instance == "default" { Client::of_parent() } else { None };
         match parent {
             Some(client) => Ok(client),
-            None => Ok(Client::new(places(self)?.control_socket())),
+            None => Ok(Client::new(self.paths()?.control_socket())),
         }
     }
-}
-
-/// The directories of the instance.
-pub(super) fn places(global: &Global) -> Result<Places, CliError> {
-    Ok(Places::of(&global.instance)?)
 }
 
 /// Runs a future to its end on this thread.

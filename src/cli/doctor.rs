@@ -110,7 +110,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
         .clone()
         .map_or_else(|| Source::in_directory(Path::new(".")), Source::File);
     let loaded = load(&source, &Flags::default(), &environment);
-    let places = super::connect::places(global)?;
+    let places = global.paths()?;
     let client = global.client()?;
     let findings = block_on(async {
         let asked = client.status().await;

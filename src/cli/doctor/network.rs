@@ -1,6 +1,6 @@
 //! Whether what the configuration needs can be reached: names resolved, a connection accepted. Nothing is sent.
 
-use super::{Finding, Patient};
+use super::{Finding, Level, Patient};
 use crate::unit::{Main, Worker};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
@@ -9,9 +9,18 @@ use tokio::net::{TcpStream, lookup_host};
 /// How long each step may take.
 const STEP_TIME: Duration = Duration::from_secs(5);
 
+/// What a sandbox can be without.
+const OPTIONAL: [&str; 3] = ["model", "inbox", "report"];
+
 pub(super) async fn findings(patient: &Patient) -> Vec<Finding> {
     let wanted = wanted(patient);
-    join_all(wanted.iter().map(|(what, url)| reach(what, url))).await
+    let mut findings = join_all(wanted.iter().map(|(what, url)| reach(what, url))).await;
+    for finding in &mut findings {
+        if finding.level == Level::Fail && OPTIONAL.contains(&finding.about.as_str()) {
+            finding.level = Level::Warn;
+        }
+    }
+    findings
 }
 
 /// What is needed, and where it is.
@@ -90,7 +99,6 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::Level;
 
     #[test]
     fn urls_have_a_host_and_a_port() {

@@ -1,6 +1,6 @@
 //! What the configuration needs: variables, and commands with their versions.
 
-use super::{Finding, Patient, find_executable};
+use super::{Finding, Level, Patient, find_executable};
 use crate::unit::{Command, Config, Main, Unit, Worker};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,12 +42,14 @@ fn keys(patient: &Patient) -> Vec<Finding> {
 
 /// The agent's command and its credentials.
 async fn agent(patient: &Patient, config: &Config) -> Vec<Finding> {
-    if !config.units.iter().any(|unit| unit.main == Main::Worker(Worker::Agent)) {
+    let Some(unit) = config.units.iter().find(|unit| unit.main == Main::Worker(Worker::Agent)) else {
         return Vec::new();
-    }
+    };
+    // The sandbox is ready without an optional agent.
+    let worst = if unit.optional { Level::Warn } else { Level::Fail };
     let command = &config.agent.command;
     let mut findings = vec![version(patient, command, "--version").await.unwrap_or_else(|| {
-        Finding::fail(command.as_str(), "no such command").hint("`npm install -g @anthropic-ai/claude-code`, or `[agent] command`")
+        Finding::new(worst, command.as_str(), "no such command").hint("`npm install -g @anthropic-ai/claude-code`, or `[agent] command`")
     })];
     let names = ["ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN", "ANTHROPIC_AUTH_TOKEN"];
     let logged_in = patient
@@ -62,7 +64,8 @@ async fn agent(patient: &Patient, config: &Config) -> Vec<Finding> {
         ),
     });
     if patient.variable("CONVEX_URL").is_some() && patient.variable("SANDBOX_TOKEN").is_none() {
-        findings.push(Finding::fail(
+        findings.push(Finding::new(
+            worst,
             "agent's inbox",
             "CONVEX_URL is set, SANDBOX_TOKEN is not: no prompt can be claimed",
         ));

@@ -251,7 +251,7 @@ pub(super) fn summary(what: &str, status: &StatusDocument, global: &Global) -> S
         let _ = writeln!(text, "  preview  http://127.0.0.1:{port}{}", out::harmless(&note));
     }
     if let Ok(paths) = global.paths() {
-        let token = paths.token_file();
+        let token = paths.token();
         if token.exists() {
             let _ = writeln!(text, "  token    {}", token.display());
         }
