@@ -8,7 +8,7 @@ use crate::agent::door::Submission;
 use crate::agent::leader;
 use crate::agent::run::{self, Given, RunError};
 use crate::agent::settings::Options;
-use crate::control::paths::Paths;
+use crate::host::runtime_dir::Places;
 use crate::unit::{self, WorkerConfig};
 use client::Client;
 use serde_json::{Value, json};
@@ -146,7 +146,7 @@ fn run_worker(args: RunArgs, global: &Global) -> Result<ExitCode, CliError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
     let control = std::env::var_os("SANDKEEP_SOCKET").map(PathBuf::from);
-    let paths = Paths::locate(&global.instance).map_err(|error| CliError::usage(error.to_string()))?;
+    let paths = global.paths()?;
     let beside = control
         .as_deref()
         .and_then(std::path::Path::parent)
@@ -174,7 +174,7 @@ fn worker_error(error: &RunError) -> CliError {
     }
 }
 
-fn worker_config(args: RunArgs, paths: &Paths) -> Result<WorkerConfig, CliError> {
+fn worker_config(args: RunArgs, paths: &Places) -> Result<WorkerConfig, CliError> {
     if let Ok(json) = std::env::var(WorkerConfig::VARIABLE) {
         return WorkerConfig::from_json(&json).map_err(|error| CliError {
             code: FINAL,

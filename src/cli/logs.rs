@@ -4,9 +4,14 @@ use super::connect::block_on;
 use super::events::clock;
 use super::out::{self, BUSY, paint};
 use super::{CliError, Global};
-use crate::control::LogLine;
-use crate::control::client::{Client, LinesWanted};
-use crate::control::params;
+use crate::control::client::{Client, ClientError, LinesWanted};
+use crate::control::{LogLine, LogQuery, Logs, ReadLogsError, params};
+use crate::daemon::JournalLogs;
+use crate::host::Environment;
+use crate::host::journal::Reader;
+use crate::host::mask::Masker;
+use crate::unit::{Config, Flags, Source, load};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Shows what units wrote
@@ -42,13 +47,94 @@ fn known_time(text: &str) -> Result<String, String> {
 
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     let client = global.client()?;
-    block_on(async {
-        show(&client, &args).await?;
-        Ok(ExitCode::SUCCESS)
-    })
+    let asked = block_on(async { Ok(show(&client, &args).await) })?;
+    match asked {
+        Err(Failure::NoSupervisor(error)) => {
+            let directory = global.paths()?.state.join("logs");
+            if !directory.is_dir() {
+                return Err(error.into());
+            }
+            show_files(directory, &args)?;
+        }
+        Err(Failure::Other(error)) => return Err(error),
+        Ok(()) => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn show(client: &Client, args: &Args) -> Result<(), CliError> {
+/// Why lines were not shown.
+enum Failure {
+    NoSupervisor(ClientError),
+    Other(CliError),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::NoSupervisor { .. } => Self::NoSupervisor(error),
+            ClientError::Problem(_) | ClientError::Broken(_) | ClientError::Unreadable(_) => Self::Other(error.into()),
+        }
+    }
+}
+
+/// What an earlier supervisor's units wrote, from the files. Secrets are masked as far as this environment knows them.
+fn show_files(directory: PathBuf, args: &Args) -> Result<(), CliError> {
+    let environment = Environment::new(std::env::vars_os(), &secret_names());
+    let reader = Reader::new(directory, Masker::new(environment.secret_values()));
+    let (_sender, changed) = tokio::sync::watch::channel(0);
+    let logs = JournalLogs::new(reader, changed);
+    let time = args.since.as_deref().map(|text| params::time(text, jiff::Timestamp::now()));
+    let grep = args.grep.as_deref().map(regex::Regex::new).transpose();
+    let mut query = LogQuery {
+        units: args.units.clone(),
+        since: time.transpose().map_err(CliError::usage)?,
+        grep: grep.map_err(|error| CliError::usage(error.to_string()))?,
+        tail: args.lines,
+        limit: 512,
+        ..LogQuery::default()
+    };
+    let mut printer = Printer::new(args);
+    loop {
+        let page = logs.read(&query).map_err(unreadable)?;
+        for line in &page.lines {
+            printer.print(line)?;
+        }
+        if !page.more {
+            return Ok(());
+        }
+        query = LogQuery {
+            after: Some(page.cursor),
+            tail: None,
+            since: None,
+            ..query
+        };
+    }
+}
+
+fn unreadable(error: ReadLogsError) -> CliError {
+    let code = match error {
+        ReadLogsError::NoSuchUnit(_) => 4,
+        ReadLogsError::BadCursor(_) | ReadLogsError::Io { .. } => 1,
+    };
+    CliError {
+        code,
+        ..CliError::failed(error.to_string())
+    }
+}
+
+/// What counts as a secret: as the configuration here says, if there is a valid one.
+fn secret_names() -> Vec<String> {
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let loaded = load(&Source::in_directory(Path::new(".")), &Flags::default(), &environment);
+    loaded.map_or_else(
+        |_| Config::SECRET_NAMES.map(str::to_owned).to_vec(),
+        |loaded| loaded.config.secret_names,
+    )
+}
+
+async fn show(client: &Client, args: &Args) -> Result<(), Failure> {
     let wanted = LinesWanted {
         units: args.units.clone(),
         lines: args.lines.or((args.follow && args.since.is_none()).then_some(10)),
@@ -60,7 +146,7 @@ async fn show(client: &Client, args: &Args) -> Result<(), CliError> {
     let mut lines = client.logs(&wanted).await?;
     let mut printer = Printer::new(args);
     while let Some(line) = lines.next().await? {
-        printer.print(&line)?;
+        printer.print(&line).map_err(Failure::Other)?;
     }
     Ok(())
 }

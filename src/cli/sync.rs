@@ -112,7 +112,7 @@ fn configuration(place: &Place, global: &Global) -> Result<WorkerConfig, CliErro
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let loaded = load(&source, &flags, &environment).map_err(|diagnostics| CliError::usage(diagnostics.to_string()))?;
-    let paths = crate::control::paths::Paths::locate(&global.instance).map_err(|error| CliError::failed(error.to_string()))?;
+    let paths = global.paths()?;
     Ok(WorkerConfig::new(&loaded.config, &paths.state))
 }
 
@@ -133,8 +133,8 @@ fn socket(global: &Global) -> Result<PathBuf, CliError> {
     if let Some(control) = std::env::var_os("SANDKEEP_SOCKET") {
         return Ok(PathBuf::from(control).with_file_name(crate::sync::door::SOCKET));
     }
-    let paths = crate::control::paths::Paths::locate(&global.instance).map_err(|error| CliError::failed(error.to_string()))?;
-    paths.make_runtime().map_err(|error| CliError::failed(error.to_string()))?;
+    let paths = global.paths()?;
+    paths.create()?;
     Ok(paths.runtime.join(crate::sync::door::SOCKET))
 }
 

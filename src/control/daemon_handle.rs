@@ -205,6 +205,14 @@ impl DaemonHandle {
         self.snapshot.borrow().clone()
     }
 
+    /// The same daemon, with room for so many of its own that wait: what one kind of client does cannot use up another's.
+    pub fn with_room_for(&self, waiting: usize) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(waiting)),
+            ..self.clone()
+        }
+    }
+
     /// Sends a command; the answer comes through the receiver.
     pub async fn send<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<oneshot::Receiver<T>, AskError> {
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| AskError::Busy)?;
@@ -219,6 +227,14 @@ impl DaemonHandle {
         self.send(command).await?.await.map_err(|_| AskError::Gone)
     }
 
+    /// As `ask`, for what is answered at once: it takes no room.
+    async fn ask_at_once<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, AskError> {
+        let (to, answer) = oneshot::channel();
+        let command = command(Reply { to, _slot: None });
+        self.commands.send(command).await.map_err(|_| AskError::Gone)?;
+        answer.await.map_err(|_| AskError::Gone)
+    }
+
     /// The latest snapshot, with facts that are not old. Where they cannot be had in time, with those there are.
     pub async fn fresh_snapshot(&self) -> Arc<Snapshot> {
         let refresh = self.ask(|reply| Command::Refresh { reply });
@@ -231,20 +247,13 @@ impl DaemonHandle {
         let daemon = self.clone();
         Arc::new(move |pid| {
             let daemon = daemon.clone();
-            Box::pin(async move { daemon.ask(|reply| Command::UnitOf { pid, reply }).await })
+            Box::pin(async move { daemon.ask_at_once(|reply| Command::UnitOf { pid, reply }).await })
         })
     }
 
     /// Whether the daemon's loop turns: it answers within `limit`.
     pub async fn ping(&self, limit: Duration) -> bool {
-        let (to, answer) = oneshot::channel();
-        let command = Command::Ping {
-            reply: Reply { to, _slot: None },
-        };
-        let asked = async {
-            self.commands.send(command).await.ok()?;
-            answer.await.ok()
-        };
-        matches!(tokio::time::timeout(limit, asked).await, Ok(Some(())))
+        let asked = self.ask_at_once(|reply| Command::Ping { reply });
+        matches!(tokio::time::timeout(limit, asked).await, Ok(Ok(())))
     }
 }

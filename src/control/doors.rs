@@ -38,6 +38,9 @@ pub struct Limits {
     pub header_time: Duration,
 }
 
+/// How many commands of units' processes may wait for their answer.
+const ROOM_FOR_UNITS: usize = 64;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -64,6 +67,7 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 
 /// Serves the Unix socket until it is dropped.
 pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: UnitOf, limits: Limits) {
+    let for_units = api::router(daemon.with_room_for(ROOM_FOR_UNITS));
     let router = api::router(daemon);
     let slots = Slots::default();
     loop {
@@ -74,6 +78,7 @@ pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: U
             tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
             continue;
         };
+        let router = if matches!(who, Who::Unit(_)) { &for_units } else { &router };
         let connection = serve(stream, router.clone(), who, limits);
         tokio::spawn(async move {
             connection.await;

@@ -28,6 +28,8 @@ pub struct LogLine {
 pub struct LogQuery {
     /// Of these units; of all if empty.
     pub units: Vec<String>,
+    /// Units that there are, although they may not have written yet: asking for one of these is no error.
+    pub known: Vec<String>,
     /// Not older than this.
     pub since: Option<Time>,
     /// Matching this, after masking: a pattern must not find out what a secret is.

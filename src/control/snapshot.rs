@@ -84,6 +84,8 @@ pub struct Snapshot {
     pub sync: SyncPart,
     /// The agent worker's part.
     pub agent: AgentPart,
+    /// `[report] url`.
+    pub report_url: Option<String>,
     /// `[control] allow`: unit → what its processes may ask for.
     pub allow: Arc<BTreeMap<String, Vec<String>>>,
 }
@@ -107,6 +109,7 @@ impl Snapshot {
             preview: Preview::default(),
             sync: SyncPart::default(),
             agent: AgentPart::default(),
+            report_url: None,
             allow: Arc::default(),
         }
     }
@@ -170,6 +173,7 @@ impl Snapshot {
             preview,
             sync,
             agent,
+            report_url: _,
             allow: _,
         } = self;
         StatusDocument {

@@ -30,7 +30,7 @@ impl Logs for JournalLogs {
             source,
         };
         let wanted = wanted(query)?;
-        if let Some(name) = missing(&self.reader, &wanted).map_err(failed)? {
+        if let Some(name) = missing(&self.reader, &wanted, &query.known).map_err(failed)? {
             return Err(ReadLogsError::NoSuchUnit(name));
         }
         let lines = self.reader.lines(&wanted).map_err(failed)?;
@@ -55,13 +55,16 @@ fn wanted(query: &LogQuery) -> Result<Query, ReadLogsError> {
     })
 }
 
-/// A unit that is asked for and has never written anything. Not an error for who follows: it may come.
-fn missing(reader: &Reader, query: &Query) -> io::Result<Option<String>> {
+/// A unit that is asked for, that has never written anything, and that is not known otherwise.
+fn missing(reader: &Reader, query: &Query, also_known: &[String]) -> io::Result<Option<String>> {
     if query.units.is_empty() {
         return Ok(None);
     }
     let known = reader.units()?;
-    let unknown = query.units.iter().find(|unit| !known.contains(unit));
+    let unknown = query
+        .units
+        .iter()
+        .find(|unit| !known.contains(unit) && !also_known.iter().any(|name| name == unit.as_str()));
     Ok(unknown.map(|unit| unit.as_str().to_owned()))
 }
 

@@ -149,6 +149,7 @@ impl Publisher {
             preview: self.preview.clone(),
             sync,
             agent,
+            report_url: config.report_url.clone(),
             allow: Arc::new(allow),
         }
     }

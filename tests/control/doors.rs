@@ -23,15 +23,20 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
         .expect("it should have happened by now")
 }
 
-struct House {
-    fake: Fake,
+/// Every process is of this unit.
+pub(crate) fn unit_of(unit: Option<&'static str>) -> UnitOf {
+    Arc::new(move |_| Box::pin(async move { Ok(unit.map(str::to_owned)) }))
+}
+
+pub(crate) struct House {
+    pub(crate) fake: Fake,
     dir: TempDir,
     socket: PathBuf,
-    tcp: SocketAddr,
+    pub(crate) tcp: SocketAddr,
 }
 
 impl House {
-    async fn new(mood: Mood, unit_of: UnitOf, limits: Limits) -> Self {
+    pub(crate) async fn new(mood: Mood, unit_of: UnitOf, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let fake = Fake::new(dir.path(), mood);
         let socket = dir.path().join("control.sock");
@@ -44,7 +49,7 @@ impl House {
     }
 
     async fn plain() -> Self {
-        Self::new(Mood::Willing, Arc::new(|_| None), Limits::default()).await
+        Self::new(Mood::Willing, unit_of(None), Limits::default()).await
     }
 
     fn client(&self) -> Client {
@@ -96,7 +101,7 @@ async fn nobody_there_is_told_from_a_broken_answer() {
 
 #[tokio::test]
 async fn a_process_of_a_unit_is_recognised() {
-    let house = House::new(Mood::Willing, Arc::new(|_| Some("agent".into())), Limits::default()).await;
+    let house = House::new(Mood::Willing, unit_of(Some("agent")), Limits::default()).await;
     let client = house.client();
     assert!(client.status().await.is_ok());
     assert!(client.command("restart", &["dev".to_owned()], Wait::Done).await.is_ok());
@@ -143,7 +148,7 @@ async fn silent_clients_lose_their_slot() {
         header_time: Duration::from_millis(300),
         ..Limits::default()
     };
-    let house = House::new(Mood::Willing, Arc::new(|_| None), limits).await;
+    let house = House::new(Mood::Willing, unit_of(None), limits).await;
     let mut silent = TcpStream::connect(house.tcp).await.unwrap();
     let mut slow = TcpStream::connect(house.tcp).await.unwrap();
     slow.write_all(b"GET /livez HTTP/1.1\r\nhost:").await.unwrap();
@@ -196,9 +201,88 @@ async fn bytes_of_any_kind_do_no_harm() {
 
 #[tokio::test]
 async fn no_secret_leaves_by_an_error() {
-    let house = House::new(Mood::Failing, Arc::new(|_| None), Limits::default()).await;
+    let house = House::new(Mood::Failing, unit_of(None), Limits::default()).await;
     let error = house.client().command("start", &["dev".to_owned()], Wait::Done).await.unwrap_err();
     let ClientError::Problem(problem) = error else { panic!("{error}") };
     assert!(!serde_json::to_string(&problem).unwrap().contains(SECRET));
     assert!(problem.detail.contains("***"));
+}
+
+#[tokio::test]
+async fn the_status_is_pushed_on_change_and_until_it_gets_through() {
+    let house = House::plain().await;
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let refused = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let receiver = axum::Router::new().route(
+        "/box",
+        axum::routing::post(move |axum::Json(document): axum::Json<serde_json::Value>| async move {
+            let _ = sender.send(document);
+            if refused.swap(false, std::sync::atomic::Ordering::Relaxed) {
+                axum::http::StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                axum::http::StatusCode::NO_CONTENT
+            }
+        }),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/box", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, receiver).await });
+    tokio::spawn(sandkeep::control::report::run(house.fake.handle.clone()));
+    house
+        .fake
+        .snapshot
+        .send_modify(|snapshot| Arc::make_mut(snapshot).report_url = Some(url));
+    // The first is refused and comes again.
+    for _ in 0..2 {
+        let document = soon(received.recv()).await.unwrap();
+        assert_eq!(document["status"], "ok");
+        assert!(!document.to_string().contains(SECRET));
+    }
+    house
+        .fake
+        .snapshot
+        .send_modify(|snapshot| Arc::make_mut(snapshot).units[1].status.ready = false);
+    assert_eq!(soon(received.recv()).await.unwrap()["status"], "degraded");
+}
+
+#[tokio::test]
+async fn a_failure_and_a_drain_leave_a_postmortem() {
+    use sandkeep::control::document::UnitState;
+    let house = House::plain().await;
+    let directory = house.dir.path().join("postmortem");
+    house.fake.logs.write("dev", "the last words");
+    tokio::spawn(sandkeep::control::postmortem::keep(directory.clone(), house.fake.handle.clone()));
+    // The task takes its place in the event log when it first runs.
+    tokio::task::yield_now().await;
+    crate::page::goes(&house, UnitState::Failed, "dead", 1, "exit code 1");
+    house
+        .fake
+        .snapshot
+        .send_modify(|snapshot| Arc::make_mut(snapshot).phase = sandkeep::control::Phase::Stopping);
+    let read = || {
+        std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+    };
+    let both = async {
+        while read()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+            .count()
+            < 2
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(both).await;
+    for path in read() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains("the last words") && !text.contains(SECRET),
+            "{}: {text}",
+            path.display()
+        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }

@@ -94,6 +94,7 @@ impl Logs for FakeLogs {
             lines: found,
             cursor,
             more,
+            pending: false,
         })
     }
 

@@ -1,7 +1,6 @@
 //! The command line's side of the agent's door.
 
 use crate::cli::{CliError, Global};
-use crate::control::paths::Paths;
 use futures_util::StreamExt;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -17,7 +16,7 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(global: &Global) -> Result<Self, CliError> {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let paths = Paths::locate(&global.instance).map_err(|error| CliError::usage(error.to_string()))?;
+        let paths = global.paths()?;
         let socket = paths.runtime.join("agent.sock");
         let failed = |error: &dyn std::fmt::Display| CliError::failed(format!("preparing the client: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -87,6 +87,7 @@ async fn lines(daemon: DaemonHandle, units: Vec<String>, which: WhichLines) -> R
     let grep = which.grep.as_deref().map(regex).transpose();
     let query = LogQuery {
         units,
+        known: daemon.snapshot().units.iter().map(|unit| unit.status.name.clone()).collect(),
         since: since.map_err(bad)?,
         grep: grep.map_err(bad)?,
         after: which.cursor,

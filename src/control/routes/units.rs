@@ -73,11 +73,11 @@ pub(in crate::control) async fn unit(State(daemon): State<DaemonHandle>, Path(na
 #[utoipa::path(get, path = "/v1/units/{u}/why", tag = "units", params(("u" = String, Path, description = "the unit")),
     responses((status = 200, body = Why), (status = 404, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn why(State(daemon): State<DaemonHandle>, Path(name): Path<String>) -> Result<Answer, Problem> {
-    explain(&daemon, &name).await.map(|why| Answer::ok(&why))
+    explain(&daemon, &name, WHY_LINES).await.map(|why| Answer::ok(&why))
 }
 
 /// Puts a unit's `why` together. What cannot be had in time (holders of ports, lines) is left out.
-pub(in crate::control) async fn explain(daemon: &DaemonHandle, name: &str) -> Result<Why, Problem> {
+pub(in crate::control) async fn explain(daemon: &DaemonHandle, name: &str, lines: usize) -> Result<Why, Problem> {
     let snapshot = daemon.fresh_snapshot().await;
     if snapshot.unit(name).is_none() {
         return Err(no_such_unit(name, &snapshot));
@@ -87,8 +87,9 @@ pub(in crate::control) async fn explain(daemon: &DaemonHandle, name: &str) -> Re
     let holders = tokio::time::timeout(Duration::from_secs(2), holders).await;
     let query = LogQuery {
         units: vec![Why::root(&snapshot, name).to_owned()],
-        tail: Some(WHY_LINES),
-        limit: WHY_LINES,
+        known: vec![Why::root(&snapshot, name).to_owned()],
+        tail: Some(lines),
+        limit: lines,
         ..LogQuery::default()
     };
     let logs = daemon.logs.clone();

@@ -1,0 +1,167 @@
+//! What is kept of a unit's failure: its `why` and its last 200 lines, in the state directory; of every unit when the sandbox drains.
+//!
+//! A sandbox whose disk goes away takes its logs with it. These few files are small enough for the sync worker to carry them out.
+
+use super::answer::masked;
+use super::daemon_handle::DaemonHandle;
+use super::document::{Time, UnitState};
+use super::event_log::Event;
+use super::logs::LogQuery;
+use super::routes::units::explain;
+use super::snapshot::{Phase, Snapshot};
+use super::why::Why;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How many of a unit's last lines are kept.
+pub const LINES: usize = 200;
+/// How many failures of one unit are kept.
+const KEPT: usize = 5;
+/// How many events are looked at in one go.
+const PAGE: usize = 256;
+
+/// One unit.
+#[derive(Debug, Serialize)]
+struct Postmortem {
+    /// When it was written.
+    at: Time,
+    /// Why the unit is as it is, with its last lines.
+    why: Why,
+}
+
+/// Writes into this directory for as long as the daemon lives: `<unit>.failed-<time>.json` for each failure, the latest five of a unit,
+/// and `drain.json`, an array of all units, when the sandbox begins to drain.
+pub async fn keep(directory: PathBuf, daemon: DaemonHandle) {
+    let mut events = daemon.events.clone();
+    let mut snapshots = daemon.snapshot.clone();
+    let mut position = events.newest();
+    let mut drained = false;
+    loop {
+        tokio::select! {
+            more = events.wait(position) => if !more { return },
+            changed = snapshots.changed(), if !drained => if changed.is_err() { return },
+        }
+        let (seen, end) = events.read(position, PAGE);
+        position = end;
+        for event in seen {
+            if let Event::Transition(transition) = &*event
+                && transition.state == UnitState::Failed
+            {
+                failed(&directory, &daemon, &transition.unit).await;
+            }
+        }
+        let snapshot = daemon.snapshot();
+        if !drained && snapshot.phase == Phase::Stopping {
+            drained = true;
+            drain(directory.clone(), daemon.clone(), snapshot).await;
+        }
+    }
+}
+
+async fn failed(directory: &Path, daemon: &DaemonHandle, unit: &str) {
+    let Ok(why) = explain(daemon, unit, LINES).await else { return };
+    let at = Time(jiff::Timestamp::now());
+    let postmortem = Postmortem { at, why };
+    let text = masked(serde_json::to_value(&postmortem).unwrap_or_default(), &daemon.mask).to_string();
+    let (directory, unit) = (directory.to_owned(), unit.to_owned());
+    let name = format!("{unit}.failed-{}.json", at.0.strftime("%Y%m%dT%H%M%S"));
+    on_a_thread(move || {
+        write(&directory, &name, text.as_bytes())?;
+        prune(&directory, &unit)
+    })
+    .await;
+}
+
+/// All units as they are when the drain begins, so that sync, which drains last, can still carry it out.
+async fn drain(directory: PathBuf, daemon: DaemonHandle, snapshot: Arc<Snapshot>) {
+    on_a_thread(move || {
+        let at = Time(jiff::Timestamp::now());
+        let names = snapshot.units.iter().map(|unit| unit.status.name.as_str());
+        let all: Vec<Postmortem> = names
+            .filter_map(|name| {
+                Some(Postmortem {
+                    at,
+                    why: explain_from(&daemon, &snapshot, name)?,
+                })
+            })
+            .collect();
+        let text = masked(serde_json::to_value(&all).unwrap_or_default(), &daemon.mask).to_string();
+        write(&directory, "drain.json", text.as_bytes())
+    })
+    .await;
+}
+
+fn explain_from(daemon: &DaemonHandle, snapshot: &Snapshot, name: &str) -> Option<Why> {
+    let query = LogQuery {
+        units: vec![name.to_owned()],
+        known: vec![name.to_owned()],
+        tail: Some(LINES),
+        limit: LINES,
+        ..LogQuery::default()
+    };
+    let lines = daemon.logs.read(&query).map(|page| page.lines).unwrap_or_default();
+    Why::new(snapshot, name, Vec::new(), lines)
+}
+
+async fn on_a_thread(work: impl FnOnce() -> io::Result<()> + Send + 'static) {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
+        tracing::warn!("keeping a postmortem: {error}");
+    }
+}
+
+fn write(directory: &Path, name: &str, text: &[u8]) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let fresh = directory.join(format!("{name}.new"));
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&fresh)?;
+    file.write_all(text)?;
+    std::fs::rename(fresh, directory.join(name))
+}
+
+/// Keeps a unit's latest failures alone: their names sort by time.
+fn prune(directory: &Path, unit: &str) -> io::Result<()> {
+    let prefix = format!("{unit}.failed-");
+    let entries = std::fs::read_dir(directory)?.flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with(&prefix))
+        .collect();
+    names.sort_unstable();
+    for name in names.iter().take(names.len().saturating_sub(KEPT)) {
+        std::fs::remove_file(directory.join(name))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_failures_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for second in 0..9 {
+            write(dir.path(), &format!("dev.failed-20260203T14021{second}.json"), b"{}").unwrap();
+            write(dir.path(), "drain.json", b"{}").unwrap();
+            prune(dir.path(), "dev").unwrap();
+        }
+        let mut names: Vec<String> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names.len(), 6);
+        assert_eq!(names[5], "drain.json");
+        assert_eq!(names[0], "dev.failed-20260203T140214.json");
+    }
+}
