@@ -2,7 +2,6 @@
 
 use super::{CliError, Global};
 use crate::control::client::Client;
-use crate::control::paths::Paths;
 use crate::mcp;
 use std::process::ExitCode;
 
@@ -14,7 +13,7 @@ pub(super) fn run(_args: Args, global: &Global) -> Result<ExitCode, CliError> {
     let client = match Client::of_parent() {
         Some(client) => client,
         None => {
-            let paths = Paths::locate(&global.instance).map_err(|error| CliError::usage(error.to_string()))?;
+            let paths = global.paths()?;
             Client::new(paths.control_socket())
         }
     };

@@ -79,7 +79,11 @@ impl Browser {
             .uri(path)
             .header(header::HOST, format!("127.0.0.1:{}", self.port))
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(bytes::Bytes::from(body.to_string())))
+            .body(Full::new(if body.is_null() {
+                bytes::Bytes::new()
+            } else {
+                body.to_string().into()
+            }))
             .unwrap();
         let answer = tokio::time::timeout(DEADLINE, sender.send_request(request)).await.unwrap().unwrap();
         let text = answer.into_body().collect().await.unwrap().to_bytes();
