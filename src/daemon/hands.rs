@@ -13,7 +13,7 @@ use crate::host::{Host, Spawn};
 use crate::supervisor::event::Notice;
 use crate::supervisor::{Action, Event, Invocation, Pid, Stage, StartError, Supervisor, Transition};
 use crate::unit::{Config, Main, Name, Unit, WorkerConfig};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +43,8 @@ pub(super) struct Hands {
     running: BTreeMap<(Name, Invocation), Arc<Unit>>,
     ourselves: Name,
     gathering: bool,
+    /// Failed, or waiting for a restart.
+    retrying: BTreeSet<Name>,
     /// Away while it looks.
     watcher: Option<Watcher>,
 }
@@ -61,6 +63,7 @@ impl Hands {
             running: BTreeMap::new(),
             ourselves: Name::new("sandkeep").expect("it has the form of a name"),
             gathering: false,
+            retrying: BTreeSet::new(),
             watcher: Some(Watcher::default()),
         }
     }
@@ -109,8 +112,8 @@ impl Hands {
         self.journal.note(&self.ourselves, text);
     }
 
-    /// A transition, as a line of the supervisor's own log.
-    pub(super) fn announce(&self, transition: &Transition) {
+    /// A transition, as a line of the supervisor's own log. A unit that failed or waits for its restart is retried when its files change.
+    pub(super) fn announce(&mut self, transition: &Transition) {
         let Transition {
             unit,
             from,
@@ -121,6 +124,15 @@ impl Hands {
         } = transition;
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         self.note(&format!("{unit}: {from} → {to} ({state}){why}"));
+        let waits = *state == "failed" || *to == "auto-restart";
+        let changed = if waits {
+            self.retrying.insert(unit.clone())
+        } else {
+            self.retrying.remove(unit)
+        };
+        if changed {
+            self.host.retry_on_change(&self.retrying);
+        }
     }
 
     /// What an event tells beside what the supervisor makes of it.

@@ -28,6 +28,8 @@ const FIRST_ROUND: Duration = Duration::from_millis(5);
 const LONGEST_ROUND: Duration = Duration::from_millis(200);
 /// How long what got SIGKILL may take before it is reported as left.
 const UNKILLABLE: Duration = Duration::from_secs(5);
+/// How long the host's own end may take.
+const LONGEST_END: Duration = Duration::from_secs(2);
 /// Between two looks at a set whose end no child of ours will tell.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -187,7 +189,7 @@ impl Host {
     }
 
     /// Looks after `retry_on_change` of these units, those that are failed or in backoff, and of no others. Cheap when nothing changed.
-    pub fn retry_on_change(&mut self, units: BTreeSet<Name>) {
+    pub fn retry_on_change(&mut self, units: &BTreeSet<Name>) {
         self.watcher.retry(units);
         self.watch_files();
     }
@@ -622,26 +624,28 @@ impl Host {
         }
     }
 
-    /// Ends what is left among our descendants and belongs to no run any more, before the supervisor exits. Blocks for a moment at most.
-    pub fn end_strays(&mut self) {
-        for _ in 0..20 {
-            let strays = self.set.strays(&mut self.runs);
-            for stray in &strays {
-                signal_other(stray, libc::SIGKILL);
-            }
+    /// SIGKILL for everything that descends from us, again and again until nothing is left: orphans that hid from everything, and whatever
+    /// runs when the supervisor ends before its time. Done when the host is dropped; blocks for a moment at most.
+    fn end_everything(&mut self) {
+        let begun = Instant::now();
+        loop {
+            let left = self.set.descendants(&mut self.runs);
+            left.iter().for_each(|process| signal_other(process, libc::SIGKILL));
             while let Some(dead) = sys::next_dead() {
                 sys::reap(dead.pid);
+                self.runs.release(dead.pid);
             }
-            if strays.is_empty() {
+            if left.is_empty() || begun.elapsed() > LONGEST_END {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(FIRST_ROUND);
         }
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
+        self.end_everything();
         signal_hook::low_level::unregister(self.registration);
     }
 }

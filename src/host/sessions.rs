@@ -178,15 +178,14 @@ impl Sessions {
         empty.into_iter().collect()
     }
 
-    /// Descendants of ours that belong to no run.
-    pub(super) fn strays(&mut self, runs: &mut Runs) -> Vec<Process> {
+    /// Everything that descends from us and lives.
+    pub(super) fn descendants(&mut self, runs: &mut Runs) -> Vec<Process> {
+        if self.adopts && proc::own_children().is_some_and(|children| children.is_empty()) {
+            return Vec::new();
+        }
         let picture = self.picture(runs, Freshness::Now);
         let living = picture.living(picture.processes.keys().copied());
-        let unowned = living.filter(|process| !picture.owners.contains_key(&process.pid));
-        unowned
-            .filter(|process| picture.descends(process.pid, own_pid()))
-            .cloned()
-            .collect()
+        living.filter(|process| picture.descends(process.pid, own_pid())).cloned().collect()
     }
 
     /// Orphans that live and were given to us; `None` where that cannot be known.

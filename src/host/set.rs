@@ -55,10 +55,10 @@ impl ProcessSet {
         }
     }
 
-    /// Descendants of ours that belong to no run: orphans that hid from everything.
-    pub(super) fn strays(&mut self, runs: &mut Runs) -> Vec<Process> {
+    /// Everything that descends from us and lives.
+    pub(super) fn descendants(&mut self, runs: &mut Runs) -> Vec<Process> {
         match self {
-            Self::Sessions(sessions) => sessions.strays(runs),
+            Self::Sessions(sessions) => sessions.descendants(runs),
         }
     }
 }

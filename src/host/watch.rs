@@ -82,11 +82,9 @@ impl Watcher {
     }
 
     /// Watches `retry_on_change` of these units, and of no others.
-    pub(super) fn retry(&mut self, units: BTreeSet<Name>) {
-        let units = units
-            .into_iter()
-            .filter(|name| self.units.get(name).is_some_and(|unit| !unit.retry_on_change.is_empty()))
-            .collect();
+    pub(super) fn retry(&mut self, units: &BTreeSet<Name>) {
+        let wanting = |name: &&Name| self.units.get(*name).is_some_and(|unit| !unit.retry_on_change.is_empty());
+        let units: BTreeSet<Name> = units.iter().filter(wanting).cloned().collect();
         if units != self.retrying {
             self.retrying = units;
             self.begin();

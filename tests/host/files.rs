@@ -124,7 +124,7 @@ fn retries_are_watched_for_only_while_wanted() {
             "nobody waits for it"
         );
 
-        world.host.retry_on_change(BTreeSet::from([unit.name.clone()]));
+        world.host.retry_on_change(&BTreeSet::from([unit.name.clone()]));
         std::fs::write(root.join("node_modules/x/index.js"), "").unwrap();
         std::fs::write(root.join("server.log"), "").unwrap();
         assert!(
@@ -144,7 +144,7 @@ fn retries_are_watched_for_only_while_wanted() {
         assert_eq!(world.wait("the retry", retry), "fresh/c.ts");
 
         world.events.clear();
-        world.host.retry_on_change(BTreeSet::new());
+        world.host.retry_on_change(&BTreeSet::new());
         std::fs::write(root.join("src/a.ts"), "again").unwrap();
         assert!(world.host.events().is_empty() && world.host.next_poll().is_none());
     });

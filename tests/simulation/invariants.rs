@@ -208,7 +208,7 @@ impl World<'_> {
                 .units
                 .iter()
                 .map(|u| u.spec.stop_timeout * u32::try_from(1 + u.spec.exec_stop.len() + u.spec.exec_stop_post.len()).expect("few"))
-                .sum();
+                .sum::<Duration>();
         let (now, told) = (self.now, &self.told);
         let facts = self.facts.get_mut(unit).expect("known");
         assert_eq!(facts.invocation, invocation, "{unit}: another run is to be emptied");
