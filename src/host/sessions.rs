@@ -165,7 +165,17 @@ impl Sessions {
         }
         let empty: BTreeSet<Key> = match self.adopted(runs) {
             Some(adopted) => {
-                let owners: BTreeSet<Key> = adopted.iter().filter_map(|process| self.by_itself(runs, process)).collect();
+                // One that has died since the last reaping may have left us children after ours were listed. It counts as living; its own
+                // SIGCHLD makes us look again.
+                let owners: Vec<Option<Key>> = adopted.iter().map(|process| self.by_itself(runs, process)).collect();
+                if adopted
+                    .iter()
+                    .zip(&owners)
+                    .any(|(process, owner)| process.is_dead() && owner.is_none())
+                {
+                    return Vec::new();
+                }
+                let owners: BTreeSet<Key> = owners.into_iter().flatten().collect();
                 candidates.into_iter().filter(|key| !owners.contains(key)).collect()
             }
             None => {
@@ -188,14 +198,16 @@ impl Sessions {
         living.filter(|process| picture.descends(process.pid, own_pid())).cloned().collect()
     }
 
-    /// Orphans that live and were given to us; `None` where that cannot be known.
+    /// Orphans that were given to us, living or not yet reaped; `None` where that cannot be known.
     fn adopted(&self, runs: &Runs) -> Option<Vec<Process>> {
         let children = self.adopts.then(proc::own_children).flatten()?;
-        let adopted = children
-            .into_iter()
-            .filter(|pid| runs.of_pid(*pid).is_none())
-            .filter_map(proc::process);
-        Some(adopted.filter(|process| !process.is_dead()).collect())
+        Some(
+            children
+                .into_iter()
+                .filter(|pid| runs.of_pid(*pid).is_none())
+                .filter_map(proc::process)
+                .collect(),
+        )
     }
 
     fn picture(&mut self, runs: &mut Runs, freshness: Freshness) -> Rc<Picture> {
