@@ -25,11 +25,12 @@ const LAST_STEPS: Duration = Duration::from_secs(10);
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     let client = global.client()?;
     block_on(async {
-        let pid = match client.status().await {
-            Ok(status) => status.pid,
+        let pid = client.peer().await;
+        match client.status().await {
+            Ok(_) => {}
             Err(ClientError::NoSupervisor { .. }) => return Ok(ExitCode::SUCCESS),
             Err(error) => return Err(error.into()),
-        };
+        }
         match client.shutdown(args.timeout).await {
             // It was asked by somebody else too, or was so quick that its answer did not get through: what counts is that it ends.
             Ok(_) | Err(ClientError::NoSupervisor { .. } | ClientError::Broken(_)) => {}
@@ -41,12 +42,16 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
 }
 
 /// Returns when the supervisor's process has ended.
-async fn ended(client: &Client, pid: i32) -> Result<(), CliError> {
+async fn ended(client: &Client, pid: Option<i32>) -> Result<(), CliError> {
     let deadline = Instant::now() + LAST_STEPS;
-    while is_alive(pid) || client.socket().exists() && client.status().await.is_ok() {
+    while pid.is_some_and(is_alive) || client.socket().exists() && client.status().await.is_ok() {
         if Instant::now() > deadline {
-            let left = format!("the units are down, but the supervisor (pid {pid}) has not ended within {LAST_STEPS:?}");
-            return Err(CliError::failed(left).hint(format!("`kill -9 {pid}`")));
+            let left = format!("the units are down, but the supervisor has not ended within {LAST_STEPS:?}");
+            let error = CliError::failed(left);
+            return Err(match pid {
+                Some(pid) => error.hint(format!("`kill -9 {pid}`")),
+                None => error,
+            });
         }
         sleep(Duration::from_millis(10)).await;
     }

@@ -13,7 +13,10 @@ use crate::host::Environment;
 use crate::unit::{Flags, Loaded, Source, load};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// For how long it has to stay ready.
+const STABLE: Duration = Duration::from_millis(250);
 
 /// Runs the supervisor.
 ///
@@ -170,11 +173,12 @@ fn bring_up_to_date(client: &Client, origin: &Origin, loaded: &Loaded) -> Result
 fn wait_until_ready(client: &Client, action: Action, args: &Args, global: &Global) -> Result<ExitCode, CliError> {
     let waited = block_on(async {
         let progress = tokio::spawn(console::progress(client.clone()));
-        let waited = client.wait(&[], Some(args.wait)).await;
+        let waited = wait_until_stable(client, args.wait).await;
         progress.abort();
         Ok(waited)
     })?;
     match waited {
+        Ok(status) if !status.ready => not_ready(client, action, args, CliError::failed("the sandbox is not ready")),
         Ok(status) => {
             if args.json {
                 out::print_json(&document(action, &status)?)?;
@@ -183,18 +187,30 @@ fn wait_until_ready(client: &Client, action: Action, args: &Args, global: &Globa
             }
             Ok(ExitCode::SUCCESS)
         }
-        Err(error) => not_ready(client, action, args, error),
+        Err(error) => not_ready(client, action, args, error.into()),
     }
 }
 
-fn not_ready(client: &Client, action: Action, args: &Args, error: ClientError) -> Result<ExitCode, CliError> {
+/// A unit without a probe is ready as soon as it is executed, also one that ends at once: ready is what stays so for a moment.
+async fn wait_until_stable(client: &Client, limit: Duration) -> Result<StatusDocument, ClientError> {
+    let end = Instant::now() + limit;
+    loop {
+        client.wait(&[], Some(end.saturating_duration_since(Instant::now()))).await?;
+        tokio::time::sleep(STABLE).await;
+        let status = client.status().await?;
+        if status.ready || Instant::now() >= end {
+            return Ok(status);
+        }
+    }
+}
+
+fn not_ready(client: &Client, action: Action, args: &Args, mut error: CliError) -> Result<ExitCode, CliError> {
     let status = block_on(async { Ok(client.status().await.ok()) })?;
     if args.json
         && let Some(status) = &status
     {
         out::print_json(&document(action, status)?)?;
     }
-    let mut error = CliError::from(error);
     error.code = 1;
     let unready: Vec<String> = status.iter().flat_map(console::unready).collect();
     if !unready.is_empty() {

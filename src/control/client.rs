@@ -109,6 +109,12 @@ impl Client {
         &self.socket
     }
 
+    /// The supervisor's process as this side's PID namespace sees it; `None` where it does not see it.
+    pub async fn peer(&self) -> Option<i32> {
+        let stream = tokio::net::UnixStream::connect(&self.socket).await.ok()?;
+        stream.peer_cred().ok()?.pid().filter(|pid| *pid > 0)
+    }
+
     /// Everything.
     pub async fn status(&self) -> Result<StatusDocument, ClientError> {
         self.get("/v1/status").await

@@ -147,7 +147,10 @@ impl Hands {
                     publisher.parts.take(spec, json);
                 }
             }
-            Event::Probed { unit, kind, .. } => publisher.probed(unit, *kind, clock.now()),
+            Event::Probed { unit, kind, result, .. } => publisher.probed(unit, *kind, result, clock.now()),
+            Event::Spawned {
+                unit, stage: Stage::Main, ..
+            } => publisher.started(unit),
             Event::Emptied { unit, invocation, .. } => {
                 self.running.remove(&(unit.clone(), *invocation));
                 self.probes.forget(unit, *invocation);

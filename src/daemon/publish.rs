@@ -6,7 +6,7 @@ use crate::control::document::{self, AgentPart, Capabilities, LastExit, SecretIs
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
-use crate::supervisor::{self, Supervisor};
+use crate::supervisor::{self, ProbeResult, Supervisor};
 use crate::unit::{Config, Main, Name, ProbeCheck, ProbeKind, Service, Unit};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +53,8 @@ pub(super) struct Publisher {
     pub(super) parts: Parts,
     facts: Facts,
     pub(super) preview: document::Preview,
-    probed: BTreeMap<(Name, ProbeKind), Time>,
+    /// The last answer of each probe, which says more than its verdict when the unit has failed.
+    probed: BTreeMap<(Name, ProbeKind), (Time, ProbeResult)>,
 }
 
 impl Publisher {
@@ -72,9 +73,36 @@ impl Publisher {
         (publisher, receiver)
     }
 
-    /// Notes when a probe answered.
-    pub(super) fn probed(&mut self, unit: &Name, kind: ProbeKind, at: Time) {
-        self.probed.insert((unit.clone(), kind), at);
+    /// Notes what a probe answered.
+    pub(super) fn probed(&mut self, unit: &Name, kind: ProbeKind, result: &ProbeResult, at: Time) {
+        self.probed.insert((unit.clone(), kind), (at, result.clone()));
+    }
+
+    /// A new run: what was answered before says nothing of it.
+    pub(super) fn started(&mut self, unit: &Name) {
+        self.probed.retain(|(name, _), _| name != unit);
+    }
+
+    /// The last answers, also of a run that is over.
+    fn answers(&self, unit: &supervisor::UnitStatus) -> Vec<ProbeAnswer> {
+        let name = &unit.spec.name;
+        let answer = |kind: &ProbeKind| {
+            let current = unit.probes.iter().find(|probe| probe.kind == *kind);
+            let last = self.probed.get(&(name.clone(), *kind));
+            let state = match (current, last) {
+                (Some(probe), _) => verdict(probe.verdict),
+                (None, Some((_, result))) if result.passed => "passing",
+                (None, Some(_)) => "failing",
+                (None, None) => return None,
+            };
+            Some(ProbeAnswer {
+                kind: probe_kind(*kind).to_owned(),
+                state: state.to_owned(),
+                message: last.map(|(_, result)| result.message.clone()).unwrap_or_default(),
+                at: last.map(|(at, _)| *at),
+            })
+        };
+        unit.spec.probes.keys().filter_map(answer).collect()
     }
 
     /// Takes facts over; every unit's are new.
@@ -186,12 +214,6 @@ impl Publisher {
                 .map(|probe| (probe_kind(probe.kind).to_owned(), verdict(probe.verdict).to_owned()))
                 .collect(),
         };
-        let answers = unit.probes.iter().map(|probe| ProbeAnswer {
-            kind: probe_kind(probe.kind).to_owned(),
-            state: verdict(probe.verdict).to_owned(),
-            message: probe.message.clone(),
-            at: self.probed.get(&(name.clone(), probe.kind)).copied(),
-        });
         UnitSnapshot {
             status,
             goal: match unit.goal {
@@ -203,7 +225,7 @@ impl Publisher {
                 .iter()
                 .max_by_key(|waits| waits.hopeless)
                 .map(|waits| waits.unit.as_str().to_owned()),
-            answers: answers.collect(),
+            answers: self.answers(unit),
             next_start_at: unit.restart_at.map(|at| clock.time(at)),
             retry_on_change: unit.spec.retry_on_change.clone(),
             expected_ports: expected_ports(&unit.spec, config),

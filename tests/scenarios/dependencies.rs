@@ -10,7 +10,9 @@ fn a_unit_starts_when_what_it_requires_is_ready() {
          [unit.a]\nexec = 'sleep 0.5; echo yes > ready; exec sleep 1000'\nreadiness = { exec = 'test -e ready' }\n",
     );
     sandbox.up().expect(0);
-    assert_eq!(fs::read_to_string(sandbox.project().join("seen")).unwrap(), "yes\n");
+    let seen = || fs::read_to_string(sandbox.project().join("seen")).unwrap_or_default();
+    sandbox.eventually("it has looked", || !seen().is_empty() || sandbox.unit("b")["state"] == "failed");
+    assert_eq!(seen(), "yes\n");
     sandbox.down();
 }
 
@@ -101,8 +103,8 @@ fn a_optional_failure_only_degrades() {
 #[test]
 fn pre_and_post_commands_run_in_order() {
     let sandbox = Sandbox::new(
-        "[health]\nlisten = \"off\"\n[unit.a]\nexec_start_pre = ['echo pre1 >> order', 'echo pre2 >> order']\nexec = 'echo main >> order; exec sleep 1000'\n\
-         exec_start_post = ['while ! grep -q main order; do sleep 0.05; done; echo post >> order']\nexec_stop = ['echo stop >> order']\nexec_stop_post = ['echo stop-post >> order']\n",
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec_start_pre = [['sh', '-c', 'echo pre1 >> order'], ['sh', '-c', 'echo pre2 >> order']]\nexec = 'echo main >> order; exec sleep 1000'\n\
+         exec_start_post = 'while ! grep -q main order; do sleep 0.05; done; echo post >> order'\nexec_stop = 'echo stop >> order'\nexec_stop_post = 'echo stop-post >> order'\n",
     );
     sandbox.up().expect(0);
     sandbox.run(&["stop", "a"]).expect(0);
@@ -115,7 +117,7 @@ fn pre_and_post_commands_run_in_order() {
 
 #[test]
 fn a_failing_pre_command_fails_the_start() {
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec_start_pre = ['exit 4']\nexec = 'touch main; exec sleep 1000'\n");
+    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec_start_pre = 'exit 4'\nexec = 'touch main; exec sleep 1000'\n");
     sandbox.up().expect(1);
     sandbox.until_unit("a", "failed", |unit| unit["state"] == "failed");
     assert!(!sandbox.project().join("main").exists());

@@ -91,7 +91,7 @@ fn an_exec_probe_that_hangs_leaves_nothing() {
 fn a_dev_server_on_loopback_alone_is_named() {
     let port = free_port();
     let sandbox = Sandbox::new(&format!(
-        "[health]\nlisten = \"off\"\n[sync]\nstore = ''\n[project]\ninstall = ''\ndev = '''{}'''\nport = {port}\n[unit.agent]\nenabled = false\n",
+        "[health]\nlisten = \"off\"\n[sync]\nstore = ''\n[project]\ndev = '''{}'''\nport = {port}\n[unit.agent]\nenabled = false\n",
         serve(port, "127.0.0.1", "200")
     ));
     sandbox.up().expect(0);
@@ -105,7 +105,7 @@ fn a_dev_server_on_loopback_alone_is_named() {
 fn a_drifted_port_is_named() {
     let (port, other) = (free_port(), free_port());
     let sandbox = Sandbox::new(&format!(
-        "[health]\nlisten = \"off\"\n[project]\ninstall = ''\ndev = '''{}'''\nport = {port}\n[unit.agent]\nenabled = false\n",
+        "[health]\nlisten = \"off\"\n[project]\ndev = '''{}'''\nport = {port}\n[unit.agent]\nenabled = false\n",
         serve(other, "0.0.0.0", "200")
     ));
     sandbox.run(&["up", "--detach", "--wait", "3s"]).expect(1);
@@ -124,7 +124,7 @@ fn a_stray_that_owns_the_port_is_named() {
         .unwrap();
     let _reaped = Reaped(stray);
     let sandbox = Sandbox::new(&format!(
-        "[health]\nlisten = \"off\"\n[project]\ninstall = ''\ndev = 'exec sleep 1000'\nport = {port}\n[unit.agent]\nenabled = false\n"
+        "[health]\nlisten = \"off\"\n[project]\ndev = 'exec sleep 1000'\nport = {port}\n[unit.agent]\nenabled = false\n"
     ));
     sandbox.run(&["up", "--detach", "--wait", "3s"]).expect(1);
     sandbox.eventually("the preview says so", || sandbox.status()["preview"]["state"] == "wrong_owner");

@@ -35,7 +35,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox whose `sandkeep.toml` is this text. `PUPPET` in it becomes the puppet's path, `DIR` the sandbox's directory.
+    /// A sandbox whose `sandkeep.toml` is this text. `DIR` in it becomes the sandbox's directory.
     pub fn new(config: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("sk-").tempdir().unwrap();
         let sandbox = Self { dir, child: None };
@@ -45,9 +45,7 @@ impl Sandbox {
     }
 
     pub fn write_config(&self, config: &str) {
-        let config = config
-            .replace("PUPPET", puppet().to_str().unwrap())
-            .replace("DIR", self.path().to_str().unwrap());
+        let config = config.replace("DIR", self.path().to_str().unwrap());
         fs::write(self.project().join("sandkeep.toml"), config).unwrap();
     }
 
@@ -244,18 +242,13 @@ fn unit_of(status: &Value, name: &str) -> Value {
         .clone()
 }
 
-/// The puppet, built with the tests as an example.
-pub fn puppet() -> PathBuf {
-    let path = Path::new(env!("CARGO_BIN_EXE_sandkeep")).with_file_name("examples").join("puppet");
-    assert!(path.exists(), "{} is missing: cargo build --example puppet", path.display());
-    path
-}
-
 /// A TCP port that nobody uses at this moment.
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Whether the process runs; one that waits to be reaped does not.
 pub fn alive(pid: i32) -> bool {
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok()
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
