@@ -144,10 +144,21 @@ fn tell(loaded: &Loaded) {
     }
 }
 
+/// Asks once more when the answer breaks off: a supervisor that is just dying is none.
+async fn status_of(client: &Client) -> Result<StatusDocument, ClientError> {
+    for _ in 0..20 {
+        match client.status().await {
+            Err(ClientError::Broken(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            answer => return answer,
+        }
+    }
+    client.status().await
+}
+
 /// `None` when no supervisor runs.
 fn bring_up_to_date(client: &Client, origin: &Origin, loaded: &Loaded) -> Result<Option<Action>, CliError> {
     block_on(async {
-        let status = match client.status().await {
+        let status = match status_of(client).await {
             Ok(status) => status,
             Err(ClientError::NoSupervisor { .. }) => return Ok(None),
             Err(error) => return Err(error.into()),
