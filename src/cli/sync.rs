@@ -1,5 +1,6 @@
 //! `sandkeep sync`.
 
+mod archive;
 mod ask;
 mod restore;
 mod show;
@@ -35,6 +36,16 @@ enum Verb {
     Restore(restore::Args),
     /// Shows what is kept, what waits, and why a file is or is not kept
     Status(ask::Status),
+    /// Shows what differs between the tree and the store
+    Diff(archive::Plain),
+    /// Compares the store with its manifest
+    Verify(archive::Verify),
+    /// Shows the generations that one can go back to
+    History(archive::History),
+    /// Removes from the store what is no longer needed
+    Gc(archive::Gc),
+    /// Removes all of the project from the store
+    Purge(archive::Purge),
 }
 
 /// Where the project is described.
@@ -71,6 +82,11 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
         Verb::Pull(args) => ask::pull(args, global),
         Verb::Restore(args) => restore::run(args, global),
         Verb::Status(args) => ask::status(args, global),
+        Verb::Diff(args) => archive::diff(args, global),
+        Verb::Verify(args) => archive::verify(args, global),
+        Verb::History(args) => archive::history(args, global),
+        Verb::Gc(args) => archive::gc(args, global),
+        Verb::Purge(args) => archive::purge(args, global),
     }
 }
 

@@ -1,31 +1,26 @@
 //! From the store to here: list, compare, keep copies of what would be lost, download only what differs, verify, put in place.
 
-use super::beneath::{Kind, Replace, Stat, is_absent};
+use super::beneath::{Kind, Stat};
 use super::content::{Content, Digest};
 use super::engine::{Engine, info_for};
 use super::error::SyncError;
 use super::index::Entry;
 use super::manifest::FileEntry;
 use super::path::TreePath;
+use super::place::{Placed, fetch};
 use super::plan::{Base, Edited, Moved, Remote, Step, decide};
-use super::read::{Reading, hash, now_ns, read, stays_inside};
+use super::read::{Reading, hash, now_ns, read};
 use super::rules::Rules;
-use super::store::{Condition, Etag, Fetched, Listed, Store, StoreError, list_all};
-use bytes::Bytes;
+use super::store::{Condition, Etag, Listed, StoreError, list_all};
 use futures_util::StreamExt;
-use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 /// Downloads at once.
 const AT_ONCE: usize = 32;
-/// Up to this size a body is held in memory.
-const SMALL: u64 = 4 << 20;
 /// The index is saved after so many files, so that a crash resumes there.
 const SAVE_EVERY: usize = 1000;
-/// How often a body that was cut off or does not verify is fetched anew.
-const TRIES: u32 = 5;
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -50,20 +45,20 @@ pub struct Arrived {
 
 /// What the store has of one file.
 #[derive(Clone, Debug)]
-struct There {
-    etag: Etag,
-    size: u64,
+pub(super) struct There {
+    pub(super) etag: Etag,
+    pub(super) size: u64,
     /// What the manifest says of exactly this object.
-    known: Option<FileEntry>,
+    pub(super) known: Option<FileEntry>,
 }
 
 /// A file to be brought.
 #[derive(Clone, Debug)]
-struct Wanted {
-    path: TreePath,
-    there: There,
+pub(super) struct Wanted {
+    pub(super) path: TreePath,
+    pub(super) there: There,
     /// What was here when it was decided.
-    seen: Option<Stat>,
+    pub(super) seen: Option<Stat>,
 }
 
 /// A fresh clone as a baseline.
@@ -80,6 +75,7 @@ impl Engine {
     pub async fn arrive(&mut self, progress: &dyn Progress) -> Result<Arrived, SyncError> {
         let mut arrived = Arrived::default();
         let there = self.listing(&mut arrived).await?;
+        self.align_clone();
         let baseline = self.baseline();
         let steps = self.plan(&there, baseline.as_ref());
         let total: u64 = steps
@@ -102,8 +98,14 @@ impl Engine {
         }
         progress.begin(total, wanted.iter().map(|wanted| wanted.there.size).sum());
         wanted.sort_by_key(|wanted| (!Rules::is_urgent(&wanted.path), wanted.path.clone()));
+        let wanted = self.unpack(wanted, &mut arrived, progress).await?;
         self.download(wanted, &mut arrived, progress).await?;
         self.make_empty_directories(&mut arrived);
+        if baseline.is_some() {
+            for beside in self.restore_git().await? {
+                arrived.refused.insert("git".into(), beside);
+            }
+        }
         self.index.generation = self.manifest.generation;
         self.index.manifest.clone_from(&self.manifest_etag);
         self.index.restored = true;
@@ -398,84 +400,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Puts a file in its place, unless the place has changed since it was decided.
-    async fn place(&mut self, wanted: &Wanted, fetched: Ready) -> Result<Placed, SyncError> {
-        let path = &wanted.path;
-        let Ready {
-            mut content,
-            etag,
-            mtime_ns,
-            body,
-        } = fetched;
-        if content.link {
-            let Payload::Memory(bytes) = &body else {
-                return Ok(Placed::Refused("the link's target is too long".into()));
-            };
-            let Ok(target) = std::str::from_utf8(bytes) else {
-                return Ok(Placed::Refused("the link's target is not UTF-8".into()));
-            };
-            if !stays_inside(path, target) {
-                return Ok(Placed::Refused(format!("the link leads out of the project, to `{target}`")));
-            }
-            if self.project.root.lstat(path).ok().flatten() != wanted.seen {
-                return Ok(Placed::LocalWork);
-            }
-            if let Err(error) = self.project.root.put_link(path, target) {
-                return refused_or_failed(path, error);
-            }
-        } else {
-            let pending = match self.project.root.begin(path) {
-                Ok(pending) => pending,
-                Err(error) => return refused_or_failed(path, error),
-            };
-            let mut pending = pending;
-            match body {
-                Payload::Memory(bytes) => pending.file().write_all(&bytes).map_err(SyncError::local("writing", path))?,
-                Payload::Stream(mut stream) => {
-                    let mut hasher = Sha256::new();
-                    while let Some(chunk) = stream.body.next().await {
-                        let chunk = chunk?;
-                        hasher.update(&chunk);
-                        pending.file().write_all(&chunk).map_err(SyncError::local("writing", path))?;
-                    }
-                    let digest = Digest::finish(hasher);
-                    if content.sha256 != Digest::UNKNOWN && content.sha256 != digest {
-                        return Err(StoreError::Unavailable(format!("`{path}` does not verify")).into());
-                    }
-                    content.sha256 = digest;
-                }
-            }
-            let dressed = pending.dress(content.mode, mtime_ns);
-            dressed.map_err(SyncError::local("setting the permissions of", path))?;
-            let replace = match self.project.root.lstat(path).ok().flatten() {
-                now if now != wanted.seen => return Ok(Placed::LocalWork),
-                Some(_) => Replace::Anything,
-                None => Replace::Nothing,
-            };
-            match pending.appear(replace) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Placed::LocalWork),
-                Err(error) => return refused_or_failed(path, error),
-            }
-        }
-        let stat = self.project.root.lstat(path).map_err(SyncError::local("looking at", path))?;
-        if let Some(stat) = stat {
-            self.tally.downloaded += 1;
-            self.tally.bytes_down += content.size;
-            if wanted.there.known.is_none() {
-                let entry = FileEntry {
-                    content: content.clone(),
-                    mtime_ns: stat.mtime_ns,
-                    etag: etag.clone(),
-                };
-                self.set_file(path.clone(), Some(entry));
-            }
-            // Written by us a moment ago, under a name that nobody knew: not racy.
-            self.in_step(path, stat, content, etag, i64::MAX);
-        }
-        Ok(Placed::Yes)
-    }
-
     fn make_empty_directories(&mut self, arrived: &mut Arrived) {
         for path in self.manifest.empty.clone() {
             match self.project.root.make_directory(path.as_str()) {
@@ -496,25 +420,6 @@ impl Engine {
     }
 }
 
-enum Placed {
-    Yes,
-    LocalWork,
-    Refused(String),
-}
-
-fn refused_or_failed(path: &TreePath, error: io::Error) -> Result<Placed, SyncError> {
-    use io::ErrorKind as K;
-    match error.kind() {
-        K::NotADirectory | K::IsADirectory | K::DirectoryNotEmpty | K::AlreadyExists | K::InvalidFilename => {
-            Ok(Placed::Refused(error.to_string()))
-        }
-        _ if is_absent(&error) || error.raw_os_error() == Some(libc::EXDEV) => {
-            Ok(Placed::Refused(format!("a link or a file is where a directory should be: {error}")))
-        }
-        _ => Err(SyncError::local("writing", path)(error)),
-    }
-}
-
 fn clone_base<'a>(baseline: &Baseline, changed: Option<&Option<String>>, edited: Edited, path: &TreePath, is_here: bool) -> Base<'a> {
     let at_head = baseline.all.get(path);
     let unmodified = baseline.clean.contains_key(path) && is_here;
@@ -526,83 +431,6 @@ fn clone_base<'a>(baseline: &Baseline, changed: Option<&Option<String>>, edited:
         };
     }
     Base::None
-}
-
-/// A body that arrived, or is arriving.
-enum Payload {
-    Memory(Bytes),
-    Stream(Box<Fetched>),
-}
-
-struct Ready {
-    content: Content,
-    etag: Etag,
-    mtime_ns: Option<i64>,
-    body: Payload,
-}
-
-/// Gets an object; small ones whole and verified. `None` when it is gone, or does not hold what the manifest says under the same token.
-async fn fetch(store: &dyn Store, wanted: &Wanted) -> Result<Option<Ready>, StoreError> {
-    let mut last = StoreError::Unavailable("no attempt was made".into());
-    for attempt in 0..TRIES {
-        if attempt > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(100 << attempt)).await;
-        }
-        let Some(fetched) = store.get(wanted.path.as_str()).await? else {
-            return Ok(None);
-        };
-        let known = wanted.there.known.as_ref().filter(|known| known.etag == fetched.head.etag);
-        let (mut content, mtime_ns) = described(&fetched, known);
-        let etag = fetched.head.etag.clone();
-        if fetched.head.size > SMALL {
-            return Ok(Some(Ready {
-                content,
-                etag,
-                mtime_ns,
-                body: Payload::Stream(Box::new(fetched)),
-            }));
-        }
-        match fetched.bytes(SMALL).await {
-            Ok((_, bytes)) => {
-                let digest = Digest::of(&bytes);
-                if known.is_some_and(|known| known.content.sha256 != digest) {
-                    last = StoreError::Unavailable("it does not verify".into());
-                    continue;
-                }
-                content.sha256 = digest;
-                return Ok(Some(Ready {
-                    content,
-                    etag,
-                    mtime_ns,
-                    body: Payload::Memory(bytes),
-                }));
-            }
-            Err(error) => last = error,
-        }
-    }
-    tracing::warn!("`{}`: {last}", wanted.path);
-    if last.is_temporary() && last != StoreError::Unavailable("it does not verify".into()) {
-        return Err(last);
-    }
-    Ok(None)
-}
-
-fn described(fetched: &Fetched, known: Option<&FileEntry>) -> (Content, Option<i64>) {
-    if let Some(known) = known {
-        return (known.content.clone(), (known.mtime_ns > 0).then_some(known.mtime_ns));
-    }
-    let metadata = &fetched.head.info.metadata;
-    let mode = metadata
-        .get("mode")
-        .and_then(|mode| u32::from_str_radix(mode, 8).ok())
-        .unwrap_or(0o644);
-    let content = Content {
-        sha256: Digest::UNKNOWN,
-        size: fetched.head.size,
-        mode: mode & 0o777,
-        link: metadata.contains_key("link"),
-    };
-    (content, metadata.get("mtime-ns").and_then(|ns| ns.parse().ok()))
 }
 
 /// Is told how a restore goes on.

@@ -189,6 +189,7 @@ impl Engine {
                     content: entry.content.clone(),
                     mtime_ns: entry.stat.map_or(0, |stat| stat.mtime_ns),
                     etag: entry.etag.clone(),
+                    packed: false,
                 };
                 (path.clone(), file)
             })
@@ -210,6 +211,7 @@ impl Engine {
                 content: content.clone(),
                 mtime_ns: 0,
                 etag: etag.clone(),
+                packed: false,
             };
             if self.manifest.files.get(&path).is_none_or(|known| known.etag != etag) {
                 self.set_file(path.clone(), Some(entry));
@@ -257,6 +259,10 @@ impl Engine {
     ///
     /// `keep` also keeps this generation for `sync restore --at`.
     pub async fn commit(&mut self, keep: bool) -> Result<u64, SyncError> {
+        if keep {
+            self.refresh_bundle().await?;
+            self.refresh_pack().await?;
+        }
         if self.touched {
             self.write_manifest().await?;
         }
@@ -356,7 +362,9 @@ impl Engine {
         let Some(git) = &self.project.git else { return };
         match git.state(self.manifest.files.keys()) {
             Ok(Some(mut state)) => {
-                state.bundle = self.manifest.git.as_ref().and_then(|before| before.bundle.clone());
+                if let Some(before) = &self.manifest.git {
+                    (state.bundle, state.refs) = (before.bundle.clone(), before.refs);
+                }
                 self.manifest.git = Some(state);
             }
             Ok(None) => {}

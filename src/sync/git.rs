@@ -1,6 +1,6 @@
 //! The project's Git repository, through the `git` command: what it tracks, what differs from upstream, what upstream does not have.
 //!
-//! Nothing here writes to the repository but [`Git::take_bundle`], which a restore calls.
+//! What is written to the repository: references under `refs/sandkeep/` for a bundle, and at a restore what `git_refs.rs` says.
 
 use super::manifest::GitState;
 use super::path::TreePath;
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 #[derive(Debug)]
 pub struct Git {
     root: PathBuf,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     seen: Option<(SystemTime, u64)>,
 }
 
@@ -119,6 +119,7 @@ impl Git {
             head,
             changed,
             bundle: None,
+            refs: None,
         }))
     }
 
@@ -135,12 +136,24 @@ impl Git {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
+    /// The same at the beginning of time, so that the same commit comes of the same tree.
+    pub(super) fn text_at_epoch(&self, arguments: &[&str]) -> Result<String, GitError> {
+        let mut command = self.command(arguments);
+        command.env("GIT_AUTHOR_DATE", "@0 +0000").env("GIT_COMMITTER_DATE", "@0 +0000");
+        let output = Self::finish(command, arguments)?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
     fn run(&self, arguments: &[&str]) -> Result<Output, GitError> {
+        Self::finish(self.command(arguments), arguments)
+    }
+
+    fn finish(mut command: Command, arguments: &[&str]) -> Result<Output, GitError> {
         let failed = |why: String| GitError {
             command: arguments.join(" "),
             why,
         };
-        let output = self.command(arguments).output().map_err(|error| failed(error.to_string()))?;
+        let output = command.output().map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
             Ok(output)
         } else {

@@ -27,6 +27,9 @@ pub struct FileEntry {
     pub mtime_ns: i64,
     /// The object's token when it was written.
     pub etag: Etag,
+    /// Whether the pack has it too, as it is here.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub packed: bool,
 }
 
 /// The state of the project's Git repository.
@@ -40,17 +43,20 @@ pub struct GitState {
     pub head: String,
     /// What differs from the base, with the blob that the base has there. A path that is here and not among the files was deleted.
     pub changed: BTreeMap<TreePath, Option<String>>,
-    /// The bundle with what upstream does not have.
+    /// The bundle with what upstream does not have; `None` when it has everything.
     pub bundle: Option<Bundle>,
+    /// What the references were when it was last looked for such.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refs: Option<Digest>,
 }
 
 /// A Git bundle in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
+    /// Its key.
+    pub key: String,
     /// Of its bytes.
     pub sha256: Digest,
-    /// What the references were when it was made.
-    pub refs: Digest,
 }
 
 /// A compressed pack of small files, beside their objects.
@@ -161,6 +167,7 @@ mod tests {
             content,
             mtime_ns: 5,
             etag: Etag("\"e\"".into()),
+            packed: false,
         };
         Manifest {
             v: 1,

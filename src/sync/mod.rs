@@ -1,5 +1,6 @@
 //! Worker: keeps the project's files in a store and brings them back.
 
+pub mod archive;
 pub mod arrive;
 pub mod beneath;
 pub mod content;
@@ -9,13 +10,17 @@ pub mod door;
 pub mod engine;
 pub mod error;
 pub mod git;
+mod git_refs;
 pub mod index;
 pub mod intent;
+pub mod keep_git;
 pub mod lanes;
 pub mod lease;
 pub mod manifest;
 pub mod once;
+pub mod pack;
 pub mod path;
+mod place;
 pub mod plan;
 pub mod project;
 pub mod read;

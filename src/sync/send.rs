@@ -198,6 +198,7 @@ impl Engine {
             content: one.local.content.clone(),
             mtime_ns: one.local.stat.mtime_ns,
             etag: etag.clone(),
+            packed: false,
         };
         self.set_file(one.path.clone(), Some(entry));
         self.in_step(&one.path, one.local.stat, one.local.content, etag, one.local.read_at_ns);

@@ -1,5 +1,8 @@
 //! The worker's loop: what was touched becomes dirty, what is due is sent, what vanished is removed with care, and whoever asks is told.
 
+mod tell;
+mod touch;
+
 use super::arrive::{Arrived, Silent};
 use super::deletes::{Deletes, Held, Surroundings};
 use super::door::{self, Command};
@@ -8,11 +11,9 @@ use super::error::SyncError;
 use super::lanes::{Lane, Lanes, Moment};
 use super::path::TreePath;
 use super::project::Project;
-use super::rules::Rules;
 use super::status::{Flushed, Part, State};
 use super::store::Store;
-use super::walk::{Judge, Walk};
-use super::watch::{Touched, Watch};
+use super::watch::Watch;
 use crate::sd_notify;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -179,6 +180,10 @@ async fn begin(project: Project, options: Options, tell: watch::Sender<Part>) ->
     worker.engine.adopt_index();
     worker.walk();
     worker.lanes_to_front();
+    if worker.may_write() {
+        let buried = worker.engine.bury_leftovers().await;
+        worker.judge_result(buried, Vec::new())?;
+    }
     Ok(worker)
 }
 
@@ -222,168 +227,6 @@ impl Worker {
     fn may_write(&self) -> bool {
         !matches!(self.resting, State::Held | State::Fenced)
     }
-
-    // --- what was touched
-
-    /// Takes what the watcher says.
-    fn meet(&mut self) {
-        let Touched { paths, lost } = self.watch.take();
-        if lost {
-            tracing::info!("events were lost: the whole tree is looked at");
-            self.walk();
-            return;
-        }
-        let root = self.engine.project.root.path().to_owned();
-        let mut rules_changed = false;
-        let mut files = Vec::new();
-        for path in paths {
-            let Ok(relative) = path.strip_prefix(&root) else { continue };
-            if relative.as_os_str().is_empty() {
-                rules_changed = true;
-                continue;
-            }
-            let Ok(path) = TreePath::from_relative(relative) else {
-                // Its name is odd: the walk says so.
-                rules_changed = true;
-                continue;
-            };
-            rules_changed |= matches!(path.file_name(), ".gitignore" | ".sandkeepignore");
-            files.push(path);
-        }
-        self.meet_paths(files);
-        if rules_changed {
-            self.walk();
-        }
-    }
-
-    fn meet_paths(&mut self, paths: Vec<TreePath>) {
-        let mut directories = BTreeSet::new();
-        let mut dirty = Vec::new();
-        {
-            let project = &self.engine.project;
-            let mut judge = Judge::new(&project.root, &project.rules);
-            for path in paths {
-                let stat = project.root.lstat(&path).ok().flatten();
-                let is_directory = stat.is_some_and(|stat| stat.kind == super::beneath::Kind::Directory);
-                if is_directory || self.watch.is_watched(path.as_str()) {
-                    // It may be another directory under the same name.
-                    self.watch.forget(&project.root, path.as_str());
-                    dirty.extend(below(&self.engine.index.files, &path));
-                }
-                match stat {
-                    None => dirty.extend(below(&self.engine.index.files, &path)),
-                    Some(_) if is_directory => {
-                        if judge.keeps(&path, true) {
-                            directories.insert(path);
-                        }
-                    }
-                    Some(_) if judge.keeps(&path, false) => dirty.push(path),
-                    Some(_) => {
-                        if self.excluded_changed.len() < 10_000 {
-                            self.excluded_changed.insert(path.to_string());
-                        }
-                    }
-                }
-            }
-        }
-        for path in dirty {
-            self.mark(path);
-        }
-        for directory in directories {
-            if !self.watch.is_watched(directory.as_str()) {
-                let project = &self.engine.project;
-                match self.watch.scan(&project.root, &project.rules, directory.as_str()) {
-                    Ok(walk) => self.mark_walk(walk),
-                    Err(error) => tracing::debug!("{error}"),
-                }
-            }
-        }
-    }
-
-    fn mark(&mut self, path: TreePath) {
-        let lane = if Rules::is_urgent(&path) { Lane::Fast } else { Lane::Batch };
-        let now = self.now();
-        self.lanes.mark(path, lane, now);
-    }
-
-    /// Marks what a walk found to differ from the index.
-    fn mark_walk(&mut self, walk: Walk) {
-        for (path, stat) in &walk.files {
-            self.deletes.back(path);
-            if !self.engine.index.files.get(path).is_some_and(|entry| entry.is_unchanged(stat)) {
-                self.mark(path.clone());
-            }
-        }
-        self.engine.odd.extend(walk.odd);
-    }
-
-    /// Looks at the whole tree.
-    fn walk(&mut self) {
-        let begun = Instant::now();
-        self.engine.project.refresh_tracked();
-        if !self.engine.root_in_place() {
-            self.held = Some(Held::Root);
-            self.walk_at = self.now() + WALK_EVERY;
-            return;
-        }
-        let project = &self.engine.project;
-        match self.watch.scan(&project.root, &project.rules, "") {
-            Ok(walk) => self.take_walk(walk),
-            Err(error) => {
-                self.errors += 1;
-                self.last_error = Some(error.to_string());
-            }
-        }
-        self.walk_took = begun.elapsed();
-        let pause = if self.watch.polling().is_some() {
-            (self.walk_took * 50).max(Duration::from_secs(5)).min(WALK_EVERY)
-        } else {
-            WALK_EVERY
-        };
-        self.walk_at = self.now() + pause;
-    }
-
-    fn take_walk(&mut self, mut walk: Walk) {
-        self.present = walk.files.len();
-        let missing: Vec<_> = self
-            .engine
-            .index
-            .files
-            .keys()
-            .filter(|path| !walk.files.contains_key(*path))
-            .cloned()
-            .collect();
-        for path in missing {
-            // Left out by a rule since, but still there: it stays in the store as it was.
-            if matches!(self.engine.project.root.lstat(&path), Ok(None)) {
-                let now = self.now();
-                self.deletes.gone(path, now);
-            }
-        }
-        if self.engine.manifest.empty != walk.empty && self.engine.index.restored {
-            self.engine.set_empty(walk.empty.clone());
-        }
-        self.engine.odd.clear();
-        let left_out = std::mem::take(&mut walk.left_out);
-        if !self.left_out.is_empty() {
-            let changed = left_out
-                .iter()
-                .filter(|(path, stat)| self.left_out.get(*path).is_none_or(|before| before.mtime_ns != stat.mtime_ns));
-            self.excluded_changed.extend(changed.map(|(path, _)| path.clone()).take(10_000));
-        }
-        self.left_out = left_out;
-        self.mark_walk(walk);
-    }
-
-    /// At the start nothing waits for a batch.
-    fn lanes_to_front(&mut self) {
-        let now = self.now();
-        for path in self.lanes.take_all() {
-            self.lanes.mark(path, Lane::Fast, now.saturating_sub(Duration::from_secs(1)));
-        }
-    }
-
-    // --- what is due
 
     fn next_deadline(&self) -> Moment {
         let due = [self.lanes.next_due(), self.deletes.next_due(self.held), self.end_at()];
@@ -519,8 +362,6 @@ impl Worker {
         Ok(())
     }
 
-    // --- what is asked
-
     async fn obey(&mut self, command: Command) -> Result<(), SyncError> {
         match command {
             Command::Flush { confirm_deletes, reply } => {
@@ -629,91 +470,6 @@ impl Worker {
         extending.abort();
         last
     }
-
-    // --- what is told
-
-    fn part(&self, state: State) -> Part {
-        let requests = self.engine.project.store.requests();
-        let hours = self.now().as_secs_f64().max(60.0) / 3600.0;
-        Part {
-            state,
-            generation: self.engine.manifest.generation,
-            pending: (self.lanes.pending(Lane::Fast) + self.lanes.pending(Lane::Batch)) as u64,
-            pending_fast: self.lanes.pending(Lane::Fast) as u64,
-            pending_batch: self.lanes.pending(Lane::Batch) as u64,
-            oldest_unsynced_ms: self.lanes.oldest().map_or(0, |first| {
-                u64::try_from((self.now().saturating_sub(first)).as_millis()).unwrap_or(u64::MAX)
-            }),
-            excluded_changed: self.excluded_changed.len() as u64,
-            last_upload_at: self.last_upload_at.clone(),
-            files: self.engine.index.files.len() as u64,
-            bytes: self.engine.index.bytes(),
-            errors: self.errors,
-            last_error: self.last_error.clone(),
-            held_deletes: self.deletes.pending() as u64,
-            held_because: self.held.map(|held| held.to_string()),
-            conflicts: self.engine.tally.conflicts,
-            odd: self
-                .engine
-                .odd
-                .iter()
-                .take(20)
-                .map(|(path, why)| (path.clone(), why.clone()))
-                .collect(),
-            watching: self
-                .watch
-                .polling()
-                .map_or_else(|| "inotify".to_owned(), |why| format!("polling: {why}")),
-            requests: requests.into(),
-            cost_per_hour: requests.cost() / hours,
-        }
-    }
-
-    fn show(&mut self, state: State) {
-        let part = self.part(state);
-        self.tell.send_replace(part.clone());
-        if self.told.state != state {
-            self.say(part);
-        }
-    }
-
-    fn unsaid(&self) -> bool {
-        *self.tell.borrow() != self.told
-    }
-
-    fn publish(&mut self, now: bool) {
-        let quiet = Part {
-            // These two change by themselves and are no news.
-            oldest_unsynced_ms: self.told.oldest_unsynced_ms,
-            cost_per_hour: self.told.cost_per_hour,
-            ..self.part(self.resting)
-        };
-        let news = quiet != self.told;
-        self.tell.send_replace(if news { self.part(self.resting) } else { quiet });
-        let due = self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
-        if now || (news && due) {
-            let part = self.tell.borrow().clone();
-            self.say(part);
-        }
-    }
-
-    fn say(&mut self, part: Part) {
-        if let Ok(json) = serde_json::to_value(&part) {
-            sd_notify::part(&json);
-        }
-        self.told = part;
-        self.told_at = Some(Instant::now());
-    }
-}
-
-/// The index's files at or below a path.
-fn below<T>(files: &BTreeMap<TreePath, T>, path: &TreePath) -> Vec<TreePath> {
-    let prefix = format!("{path}/");
-    let inside = files
-        .range::<str, _>((std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded))
-        .map(|(path, _)| path)
-        .take_while(|path| path.as_str().starts_with(&prefix));
-    inside.chain(files.contains_key(path).then_some(path)).cloned().collect()
 }
 
 async fn open_patiently(project: Project, tell: &watch::Sender<Part>) -> Result<Engine, SyncError> {

@@ -3,6 +3,7 @@
 use super::ask::Json;
 use super::{Place, configuration, failure, no_store, open, runtime, show};
 use crate::cli::{CliError, Global};
+use crate::sync::archive;
 use crate::sync::arrive::{Arrived, Progress};
 use crate::sync::once;
 use std::io::IsTerminal;
@@ -17,12 +18,34 @@ const PATIENCE_BY_HAND: Duration = Duration::from_secs(60);
 pub(super) struct Args {
     #[command(flatten)]
     place: Place,
+    /// Makes the tree what it was in this generation; the worker must not run
+    #[arg(long, value_name = "GENERATION")]
+    at: Option<u64>,
     #[command(flatten)]
     json: Json,
 }
 
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     let project = open(&configuration(&args.place, global)?)?.ok_or_else(no_store)?;
+    if let Some(generation) = args.at {
+        let went = runtime()?.block_on(archive::go_back(project, generation)).map_err(failure)?;
+        if args.json.json {
+            show::json(&went);
+        } else {
+            show::line(&format!(
+                "as in generation {generation}: {} files brought, {} removed, {} as they were",
+                went.restored, went.removed, went.unchanged
+            ));
+            went.refused
+                .iter()
+                .for_each(|(path, why)| show::line(&format!("not restored: `{path}`: {why}")));
+        }
+        return Ok(if went.refused.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
     let patience = std::env::var_os("SANDKEEP_UNIT").is_none().then_some(PATIENCE_BY_HAND);
     let bar = Bar::new();
     let arrived = runtime()?.block_on(once::restore(project, patience, &bar)).map_err(failure)?;
