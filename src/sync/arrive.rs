@@ -11,6 +11,7 @@ use super::place::{Placed, fetch};
 use super::plan::{Base, Edited, Moved, Remote, Step, decide};
 use super::read::{Reading, hash, now_ns, read};
 use super::rules::Rules;
+use super::send::digest_of;
 use super::store::{Condition, Etag, Listed, StoreError, list_all};
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,8 +75,10 @@ impl Engine {
     /// Brings the tree in step with the store. Local work is never overwritten.
     pub async fn arrive(&mut self, progress: &dyn Progress) -> Result<Arrived, SyncError> {
         let mut arrived = Arrived::default();
-        let there = self.listing(&mut arrived).await?;
+        self.settle_unsure().await?;
+        let mut there = self.listing(&mut arrived).await?;
         self.align_clone();
+        self.identify(&mut there).await?;
         let baseline = self.baseline();
         let steps = self.plan(&there, baseline.as_ref());
         let total: u64 = steps
@@ -143,6 +146,50 @@ impl Engine {
             tracing::debug!("`{path}` is in the manifest, but its object is gone");
         }
         Ok(there)
+    }
+
+    /// Reads the strangers' objects that may be what is here already, so that equal ones are no conflict.
+    async fn identify(&self, there: &mut BTreeMap<TreePath, There>) -> Result<(), SyncError> {
+        let alike = |(path, object): &(&TreePath, &There)| {
+            let known = object.known.is_some() || self.index.files.get(*path).is_some_and(|entry| entry.etag == object.etag);
+            !known
+                && self
+                    .project
+                    .root
+                    .lstat(path)
+                    .ok()
+                    .flatten()
+                    .is_some_and(|stat| stat.size == object.size)
+        };
+        let unknown: Vec<_> = there.iter().filter(alike).map(|(path, _)| path.clone()).collect();
+        let store = Arc::clone(&self.project.store);
+        let reads = futures_util::stream::iter(unknown).map(|path| {
+            let store = Arc::clone(&store);
+            async move {
+                let read = digest_of(&*store, path.as_str()).await;
+                (path, read)
+            }
+        });
+        let mut reads = reads.buffer_unordered(AT_ONCE);
+        while let Some((path, read)) = reads.next().await {
+            let Some((sha256, etag, link)) = read? else { continue };
+            let mode = self.project.root.lstat(&path).ok().flatten().map_or(0o644, |stat| stat.mode);
+            if let Some(object) = there.get_mut(&path).filter(|object| object.etag == etag) {
+                let content = Content {
+                    sha256,
+                    size: object.size,
+                    mode,
+                    link,
+                };
+                object.known = Some(FileEntry {
+                    content,
+                    mtime_ns: 0,
+                    etag,
+                    packed: false,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The clone as a baseline: only where this box has no index of its own, and the manifest knows its base.

@@ -358,7 +358,7 @@ impl Engine {
     }
 
     /// What the manifest says of Git. A repository that does not answer leaves it as it was.
-    fn read_git(&mut self) {
+    pub(super) fn read_git(&mut self) {
         let Some(git) = &self.project.git else { return };
         match git.state(self.manifest.files.keys()) {
             Ok(Some(mut state)) => {

@@ -88,6 +88,14 @@ impl Git {
         self.text(&["symbolic-ref", "-q", "--short", "HEAD"]).ok()
     }
 
+    fn branches(&self) -> BTreeMap<String, String> {
+        let listed = self
+            .text(&["for-each-ref", "--format=%(objectname) %(refname:lstrip=2)", "refs/heads"])
+            .unwrap_or_default();
+        let pairs = listed.lines().filter_map(|line| line.split_once(' '));
+        pairs.map(|(commit, name)| (name.to_owned(), commit.to_owned())).collect()
+    }
+
     /// The newest commit that upstream has too: what a fresh clone will have at least. `None` when there is no upstream.
     pub fn base(&self) -> Option<String> {
         let upstream = ["@{upstream}", "origin/HEAD"];
@@ -117,6 +125,7 @@ impl Git {
             base,
             branch: self.branch(),
             head,
+            branches: self.branches(),
             changed,
             bundle: None,
             refs: None,

@@ -119,6 +119,13 @@ impl Git {
                 self.text(&["update-ref", "-d", name])?;
             }
         }
+        for (branch, commit) in &state.branches {
+            let own = format!("refs/heads/{branch}");
+            if self.text(&["rev-parse", "--verify", "-q", &own]).is_err() {
+                // A commit that is not here belongs to a bundle that could not be had.
+                let _ = self.text(&["update-ref", &own, commit]);
+            }
+        }
         if self.head().as_ref() == Some(&state.head) {
             self.take_index()?;
         }

@@ -35,9 +35,10 @@ impl Engine {
         };
         let bundle = if made { Some(self.send_bundle(&file).await?) } else { None };
         let _ = std::fs::remove_file(&file);
+        self.touched = true;
+        self.read_git();
         let state = self.manifest.git.get_or_insert_default();
         (state.bundle, state.refs) = (bundle, Some(refs));
-        self.touched = true;
         Ok(())
     }
 

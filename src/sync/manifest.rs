@@ -41,6 +41,9 @@ pub struct GitState {
     pub branch: Option<String>,
     /// The commit that was checked out.
     pub head: String,
+    /// Local branches, so that those come back too that have no commit of their own.
+    #[serde(default)]
+    pub branches: BTreeMap<String, String>,
     /// What differs from the base, with the blob that the base has there. A path that is here and not among the files was deleted.
     pub changed: BTreeMap<TreePath, Option<String>>,
     /// The bundle with what upstream does not have; `None` when it has everything.

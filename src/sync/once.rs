@@ -43,6 +43,7 @@ pub async fn flush(project: Project, confirm_deletes: bool) -> Result<Flushed, S
     if !engine.index.restored || engine.index.manifest != engine.manifest_etag {
         engine.arrive(&super::arrive::Silent).await?;
     }
+    engine.settle_unsure().await?;
     engine.adopt_index();
     engine.bury_leftovers().await?;
     let found = walk(&engine.project.root, &engine.project.rules).map_err(|error| SyncError::Local {

@@ -7,7 +7,7 @@ use super::intent::Record;
 use super::manifest::FileEntry;
 use super::path::TreePath;
 use super::read::{Local, Reading, read};
-use super::store::{Body, Condition, Etag, Store, StoreError};
+use super::store::{Body, Condition, Etag, Fetched, Store, StoreError};
 use futures_util::StreamExt;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -247,6 +247,32 @@ impl Engine {
         Ok(())
     }
 
+    /// After a crash: what an earlier life may have written, and the store does have, was written by this box.
+    pub async fn settle_unsure(&mut self) -> Result<(), SyncError> {
+        let store = Arc::clone(&self.project.store);
+        for (path, intents) in self.unsure.clone() {
+            let Some((digest, etag, link)) = digest_of(&*store, path.as_str()).await? else {
+                continue;
+            };
+            let Some(content) = intents.into_iter().find(|content| content.sha256 == digest && content.link == link) else {
+                continue;
+            };
+            let entry = FileEntry {
+                content: content.clone(),
+                mtime_ns: 0,
+                etag: etag.clone(),
+                packed: false,
+            };
+            if self.manifest.files.get(&path).is_none_or(|known| known.etag != etag) {
+                self.set_file(path.clone(), Some(entry));
+            }
+            self.unsure.remove(&path);
+            let entry = super::index::Entry { stat: None, content, etag };
+            self.index.files.insert(path, entry);
+        }
+        Ok(())
+    }
+
     /// Removes from the store what was decided to be gone: to the trash, out of the manifest, then the object.
     pub async fn remove(&mut self, paths: &[TreePath]) -> Result<(), SyncError> {
         self.check_lease().await?;
@@ -377,15 +403,29 @@ async fn put_one(store: &dyn Store, one: &Work) -> Result<Outcome, StoreError> {
     }
 }
 
-/// The digest of an object's bytes, its token, and whether it is a link.
-async fn digest_of(store: &dyn Store, key: &str) -> Result<Option<(Digest, Etag, bool)>, StoreError> {
-    let Some(mut fetched) = store.get(key).await? else {
-        return Ok(None);
-    };
+/// The digest of an object's bytes, its token, and whether it is a link. A body that was cut off is fetched anew a few times.
+pub(super) async fn digest_of(store: &dyn Store, key: &str) -> Result<Option<(Digest, Etag, bool)>, StoreError> {
+    let mut attempt = 0;
+    loop {
+        let Some(fetched) = store.get(key).await? else {
+            return Ok(None);
+        };
+        let head = fetched.head.clone();
+        match digest_of_body(fetched).await {
+            Ok(digest) => return Ok(Some((digest, head.etag, head.info.metadata.contains_key("link")))),
+            Err(error) if error.is_temporary() && attempt < 5 => {
+                attempt += 1;
+                tokio::time::sleep(std::time::Duration::from_millis(50 << attempt)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn digest_of_body(mut fetched: Fetched) -> Result<Digest, StoreError> {
     let mut hasher = Sha256::new();
     while let Some(chunk) = fetched.body.next().await {
         hasher.update(&chunk?);
     }
-    let link = fetched.head.info.metadata.contains_key("link");
-    Ok(Some((Digest::finish(hasher), fetched.head.etag, link)))
+    Ok(Digest::finish(hasher))
 }

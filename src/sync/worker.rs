@@ -177,6 +177,10 @@ async fn begin(project: Project, options: Options, tell: watch::Sender<Part>) ->
             }
         }
     }
+    if worker.may_write() {
+        let settled = worker.engine.settle_unsure().await;
+        worker.judge_result(settled, Vec::new())?;
+    }
     worker.engine.adopt_index();
     worker.walk();
     worker.lanes_to_front();

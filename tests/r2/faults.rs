@@ -18,9 +18,13 @@ pub(crate) enum Fault {
     Reset,
     /// It is done, and the connection breaks before the answer.
     Lost,
+    /// The client is killed before it is done.
+    KillBefore(i32),
+    /// The client is killed after it was done, before the answer.
+    KillAfter(i32),
 }
 
-/// An order: `kind` is `delay:MS`, `status:CODE`, `reset` or `lost`.
+/// An order: `kind` is `delay:MS`, `status:CODE`, `reset`, `lost`, `kill-before:PID` or `kill-after:PID`.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Order {
     /// The operation, or `*`.
@@ -82,6 +86,8 @@ impl Faults {
         Some(match order.kind.split_once(':') {
             Some(("delay", ms)) => Fault::Delay(Duration::from_millis(ms.parse().expect("milliseconds"))),
             Some(("status", code)) => Fault::Status(code.parse().expect("a status")),
+            Some(("kill-before", pid)) => Fault::KillBefore(pid.parse().expect("a pid")),
+            Some(("kill-after", pid)) => Fault::KillAfter(pid.parse().expect("a pid")),
             _ if order.kind == "lost" => Fault::Lost,
             _ => Fault::Reset,
         })

@@ -104,7 +104,11 @@ async fn answer(
             faults.count(operation, 0);
             return Err(std::io::Error::other("reset"));
         }
-        Some(Fault::Reset | Fault::Lost) | None => {}
+        Some(Fault::KillBefore(pid)) => {
+            kill(pid);
+            return Err(std::io::Error::other("killed"));
+        }
+        Some(Fault::Reset | Fault::Lost | Fault::KillAfter(_)) | None => {}
     }
     let response = service
         .call(request.map(s3s::Body::from))
@@ -129,10 +133,20 @@ async fn answer(
             let body = http_body_util::StreamBody::new(frames);
             Ok(Response::from_parts(parts, BodyExt::boxed_unsync(body)))
         }
-        Some(Fault::Delay(_) | Fault::Status(_)) | None => Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync())),
+        Some(Fault::KillAfter(pid)) => {
+            kill(pid);
+            Err(std::io::Error::other("killed"))
+        }
+        Some(Fault::Delay(_) | Fault::Status(_) | Fault::KillBefore(_)) | None => {
+            Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()))
+        }
     }
 }
 
 fn whole(bytes: Bytes) -> Body {
     http_body_util::Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
+fn kill(pid: i32) {
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }

@@ -2,7 +2,11 @@
 
 #![cfg(feature = "sync")]
 
+mod archive;
+mod bad_input;
 mod conformance;
+mod crash;
+mod git;
 mod restore;
 mod server;
 mod tree;

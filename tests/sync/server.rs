@@ -80,7 +80,6 @@ impl R2 {
         assert_eq!(self.ask("PUT", &format!("/objects/{}", encode(key)), body).0, 200);
     }
 
-    #[expect(dead_code, reason = "the crash test uses it")]
     pub(crate) fn remove(&self, key: &str) {
         self.ask("DELETE", &format!("/objects/{}", encode(key)), b"");
     }

@@ -170,10 +170,21 @@ impl Sandbox {
     }
 
     /// SIGKILL.
-    #[expect(dead_code, reason = "the crash test uses it")]
     pub(crate) fn kill(&mut self) {
         self.signal(nix::sys::signal::Signal::SIGKILL);
         self.ended();
+    }
+
+    /// Whether the worker has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self
+            .worker
+            .as_mut()
+            .is_none_or(|child| child.try_wait().expect("it is ours").is_some());
+        if ended {
+            self.worker = None;
+        }
+        ended
     }
 
     /// Waits for the worker's end; gives the exit code.

@@ -236,11 +236,18 @@ pub async fn list_all(store: &dyn Store, prefix: &str) -> Result<Vec<Listed>, St
     }
 }
 
-/// A small object of our own.
+/// A small object whole. A body that was cut off is fetched anew a few times.
 pub async fn read_small(store: &dyn Store, key: &str, most: u64) -> Result<Option<(Head, Bytes)>, StoreError> {
-    match store.get(key).await? {
-        Some(fetched) => fetched.bytes(most).await.map(Some),
-        None => Ok(None),
+    let mut attempt = 0;
+    loop {
+        let Some(fetched) = store.get(key).await? else { return Ok(None) };
+        match fetched.bytes(most).await {
+            Err(error) if error.is_temporary() && attempt < 5 => {
+                attempt += 1;
+                tokio::time::sleep(std::time::Duration::from_millis(50 << attempt)).await;
+            }
+            result => return result.map(Some),
+        }
     }
 }
 
