@@ -10,6 +10,8 @@ mod support;
 mod convex;
 mod ends;
 mod functions;
+mod mcp;
 mod portable;
 mod resume;
+mod scripted;
 mod turns;

@@ -120,6 +120,11 @@ impl Sandbox {
         until("the worker listens", || UnixStream::connect(self.socket()).is_ok());
     }
 
+    #[allow(dead_code, reason = "the benchmark's alone")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.worker.as_ref().unwrap().id()
+    }
+
     /// `kill -9` of the worker.
     pub(crate) fn kill(&mut self) {
         let mut worker = self.worker.take().unwrap();
