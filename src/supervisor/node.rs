@@ -311,7 +311,7 @@ impl Node {
             return self.enter(State::Inactive, message);
         }
         self.remember(turn, &end, word);
-        let unwanted = self.leaving(turn) && self.unbound.is_none();
+        let unwanted = self.must_stop(turn).is_some();
         match restart::verdict(&self.spec, &end) {
             Verdict::Succeeded => self.succeed(turn, message),
             _ if unwanted => self.enter(State::Inactive, message),

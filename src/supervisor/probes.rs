@@ -219,3 +219,85 @@ impl Asked {
         Change::Nothing
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit::{Command, Main, Name};
+
+    fn unit(failure_threshold: u32) -> Unit {
+        let name = Name::new("u").expect("a name");
+        let probe = Probe {
+            failure_threshold,
+            success_threshold: 2,
+            ..Probe::new(ProbeCheck::Listen(None))
+        };
+        let probes = [(ProbeKind::Readiness, probe)].into();
+        Unit {
+            probes,
+            ..Unit::new(name, Main::Exec(Command::Shell("u".into())))
+        }
+    }
+
+    fn answer(probes: &mut Probes, spec: &Unit, now: &mut Instant, passed: bool, held: bool) -> Change {
+        *now = probes.due().expect("asked again").0;
+        assert_eq!(probes.take_due(spec, *now), Some((ProbeKind::Readiness, false)));
+        assert_eq!(probes.due(), None, "one in flight");
+        let result = ProbeResult {
+            passed,
+            message: "seen".into(),
+        };
+        probes.answer(spec, *now, ProbeKind::Readiness, result, held)
+    }
+
+    #[test]
+    fn answers_count_in_a_row() {
+        let (spec, mut now, mut probes) = (unit(2), Instant::now(), Probes::default());
+        probes.begin(&spec, now);
+        let seen =
+            [true, false, true, true, false, true, false, false, true, true].map(|ok| answer(&mut probes, &spec, &mut now, ok, false));
+        let passes = seen.iter().filter(|change| **change == Change::Passed).count();
+        assert_eq!(
+            (seen[3].clone(), seen[7].clone(), passes),
+            (Change::Passed, Change::Failed("seen".into()), 2)
+        );
+    }
+
+    #[test]
+    fn failures_after_a_pause_do_not_count() {
+        let (spec, mut now, mut probes) = (unit(1), Instant::now(), Probes::default());
+        probes.begin(&spec, now);
+        for _ in 0..2 {
+            answer(&mut probes, &spec, &mut now, true, false);
+        }
+        probes.recheck(now);
+        assert_eq!(answer(&mut probes, &spec, &mut now, false, true), Change::Nothing);
+        assert_eq!(answer(&mut probes, &spec, &mut now, false, false), Change::Failed("seen".into()));
+    }
+
+    #[test]
+    fn an_answer_to_a_question_that_changed_is_not_counted() {
+        let (old, mut now, mut probes) = (unit(1), Instant::now(), Probes::default());
+        probes.begin(&old, now);
+        assert!(probes.take_due(&old, now).is_some());
+        let check = ProbeCheck::Listen(Some(1));
+        let new = Unit {
+            probes: [(
+                ProbeKind::Readiness,
+                Probe {
+                    success_threshold: 1,
+                    ..Probe::new(check)
+                },
+            )]
+            .into(),
+            ..unit(1)
+        };
+        probes.reconcile(&old, &new, now, false);
+        let result = ProbeResult {
+            passed: true,
+            message: "old".into(),
+        };
+        assert_eq!(probes.answer(&new, now, ProbeKind::Readiness, result, false), Change::Nothing);
+        assert_eq!(answer(&mut probes, &new, &mut now, true, false), Change::Passed);
+    }
+}

@@ -194,3 +194,59 @@ impl Starts {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unit::Name;
+
+    fn unit() -> Unit {
+        let name = Name::new("u").expect("a name");
+        Unit::new(name, Main::Exec(Command::Argv(vec!["u".into()])))
+    }
+
+    #[test]
+    fn the_window_of_the_start_limit_slides() {
+        let (spec, begin) = (unit(), Instant::now());
+        let mut starts = Starts::default();
+        for second in 0..5 {
+            let at = begin + Duration::from_secs(second);
+            assert!(!starts.exhausted(&spec, at));
+            starts.count(&spec, at);
+        }
+        assert!(starts.exhausted(&spec, begin + Duration::from_millis(9999)));
+        assert!(
+            !starts.exhausted(&spec, begin + Duration::from_secs(10)),
+            "the first one is ten seconds ago"
+        );
+        starts.forget();
+        assert!(!starts.exhausted(&spec, begin));
+    }
+
+    #[test]
+    fn jitter_is_the_same_for_the_same_run_and_differs_between_units() {
+        assert_eq!(randomness(1, "dev", 2), randomness(1, "dev", 2));
+        assert_ne!(randomness(1, "dev", 2), randomness(1, "dev", 3));
+        assert_ne!(randomness(1, "dev", 2), randomness(1, "ved", 2));
+        assert_ne!(randomness(1, "dev", 2), randomness(2, "dev", 2));
+    }
+
+    #[test]
+    fn only_a_shell_says_127_for_a_missing_command() {
+        let end = End::Exited {
+            status: ExitStatus::Code(127),
+            oom: false,
+            early: false,
+        };
+        let again = Unit {
+            restart: Restart::Always,
+            ..unit()
+        };
+        assert_eq!(verdict(&again, &end), Verdict::Again);
+        let shell = Unit {
+            main: Main::Exec(Command::Shell("nope".into())),
+            ..again
+        };
+        assert_eq!(verdict(&shell, &end), Verdict::Failed);
+    }
+}

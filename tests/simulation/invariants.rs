@@ -597,6 +597,13 @@ impl World<'_> {
                 "{name}: stopped though it pinged"
             );
         }
+        if let Some(dep) = unit.reason.strip_suffix(" ran again") {
+            let dep = &self.facts[&crate::kit::name(dep)];
+            assert!(
+                matches!(dep.exit, Some((ExitStatus::Code(0), _))),
+                "{name}: restarts for a rerun that did not succeed"
+            );
+        }
         if unit.reason.starts_with("not ready within") {
             let limit = unit.spec.start_timeout.expect("it has one");
             assert!(

@@ -361,26 +361,33 @@ fn the_watchdog_counts_from_ready_and_bites() {
 
 #[test]
 fn a_pause_of_the_machine_is_nobodys_fault() {
-    let liveness = probe(ProbeKind::Liveness);
+    let (kind, liveness) = probe(ProbeKind::Liveness);
+    let liveness = Probe {
+        failure_threshold: 1,
+        ..liveness
+    };
     let web = Unit {
         watchdog: Some(secs(2)),
-        probes: [liveness].into(),
+        probes: [(kind, liveness)].into(),
         ..always("web")
     };
     let mut bench = Bench::new(vec![web]);
     bench
         .spawned("web")
-        .probed("web", ProbeKind::Liveness, true)
+        .pass(ms(0))
+        .probed("web", kind, true)
         .notice("web", Notice::Watchdog);
-    bench.done();
     bench.now += secs(6 * 3600);
     bench.event(Event::Resumed { away: secs(6 * 3600) });
+    bench.done();
     for _ in 0..3 {
-        bench.probed("web", ProbeKind::Liveness, false).pass(ms(300));
+        bench.probed("web", kind, false).pass(ms(300));
+        assert_eq!(bench.done(), ["probe web liveness"], "soon asked again");
     }
     assert_eq!(bench.state("web"), "active/running*");
-    bench.notice("web", Notice::Watchdog).pass(secs(12));
+    bench.probed("web", kind, true).notice("web", Notice::Watchdog).pass(secs(12));
     assert_eq!(bench.state("web"), "deactivating/stop-term");
+    assert_eq!(bench.status("web").reason, "watchdog: no sign of life");
 }
 
 #[test]

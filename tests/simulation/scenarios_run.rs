@@ -347,6 +347,28 @@ fn a_rerun_that_fails_leaves_dev_alone_and_one_that_is_satisfied_too() {
 }
 
 #[test]
+fn a_rerun_that_is_tried_again_restarts_dev_when_it_succeeds_and_not_before() {
+    let install = Unit {
+        watch: vec!["package.json".into()],
+        restart: Restart::OnFailure,
+        ..oneshot("install")
+    };
+    let mut bench = Bench::new(vec![
+        install,
+        Unit {
+            part_of: names(&["install"]),
+            ..unit("dev")
+        },
+    ]);
+    bench.spawned("install").ends("install", 0).spawned("dev");
+    bench.event(package_json()).spawned("install").ends("install", 1);
+    assert_eq!(bench.state("install"), "activating/auto-restart");
+    assert_eq!(bench.state("dev"), "active/running*");
+    bench.pass(secs(1)).spawned("install").ends("install", 0);
+    assert_eq!(bench.state("dev"), "deactivating/stop-term");
+}
+
+#[test]
 fn a_change_during_a_run_that_fails_is_reason_to_try_again_at_once() {
     let mut bench = install_and_dev();
     bench.event(package_json()).spawned("install").event(package_json());
