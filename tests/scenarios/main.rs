@@ -1,5 +1,5 @@
 //! The real binary on real processes, judged from outside: its status, its exit codes, its logs, /proc.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a test may panic, and nobody else uses it")]
 
 #[macro_use]
 #[path = "../common/skip.rs"]
