@@ -51,13 +51,13 @@ fn main() {
     );
     let began = Instant::now();
     let id = sandbox.send("events=100000");
-    let mut peak: f64 = 0.0;
+    let peak = std::cell::Cell::new(0.0_f64);
     until("the flood is over", || {
-        peak = peak.max(rss(sandbox.pid()));
+        peak.set(peak.get().max(rss(sandbox.pid())));
         sandbox.status()["done"].as_u64() == Some(102)
     });
     let rate = sandbox.events(&id).len() as f64 / began.elapsed().as_secs_f64();
-    println!("events through the outbox: {rate:.0}/s, RSS at most {peak:.1} MB");
+    println!("events through the outbox: {rate:.0}/s, RSS at most {:.1} MB", peak.get());
 }
 
 fn first_event(sandbox: &Sandbox) -> Duration {

@@ -309,7 +309,11 @@ fn news_of_an_earlier_run_changes_nothing() {
 #[test]
 fn a_thousand_units_come_up_and_go_down() {
     let chain = |id: usize| Unit {
-        requires: if id % 10 == 0 { vec![] } else { names(&[&format!("u{}", id - 1)]) },
+        requires: if id.is_multiple_of(10) {
+            vec![]
+        } else {
+            names(&[&format!("u{}", id - 1)])
+        },
         ..unit(&format!("u{id}"))
     };
     let mut bench = Bench::new((0..1000).map(chain).collect());
