@@ -23,8 +23,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// How old a picture of /proc may be to serve for another signal: a step of the supervisor stops many units at once.
+/// How old a picture of /proc may be to serve for another signal: a step of the supervisor stops many units at once. A picture that took
+/// long serves longer, so that no more than a small part of the time goes into taking them.
 const FRESH: Duration = Duration::from_millis(10);
+const FRESH_FOR_COST: u32 = 5;
 
 /// Marks are this many below the limit that we were given; a limit that is no multiple of it is already marked by a supervisor above us.
 const MARKS: u64 = 4096;
@@ -37,7 +39,8 @@ const REMEMBERED: usize = 256;
 /// Everything that ran at one moment, and whose it was.
 #[derive(Debug)]
 struct Picture {
-    taken: Instant,
+    /// Until when it is as good as now.
+    fresh_until: Instant,
     processes: BTreeMap<Pid, Process>,
     owners: HashMap<Pid, Key>,
     of_run: BTreeMap<Key, Vec<Pid>>,
@@ -213,7 +216,7 @@ impl Sessions {
     fn picture(&mut self, runs: &mut Runs, freshness: Freshness) -> Rc<Picture> {
         if let Some(picture) = &self.picture
             && freshness == Freshness::Recent
-            && picture.taken.elapsed() < FRESH
+            && Instant::now() < picture.fresh_until
         {
             return Rc::clone(picture);
         }
@@ -223,7 +226,7 @@ impl Sessions {
     }
 
     fn take_picture(&mut self, runs: &mut Runs) -> Picture {
-        let taken = Instant::now();
+        let begun = Instant::now();
         let processes: BTreeMap<Pid, Process> = proc::all().into_iter().map(|process| (process.pid, process)).collect();
         let sessions: HashSet<Pid> = processes.values().map(|process| process.session).collect();
         self.of_session
@@ -244,8 +247,9 @@ impl Sessions {
                 of_run.entry(key.clone()).or_default().push(pid);
             }
         }
+        let fresh_until = Instant::now() + FRESH.max(begun.elapsed() * FRESH_FOR_COST);
         Picture {
-            taken,
+            fresh_until,
             processes,
             owners,
             of_run,
