@@ -73,7 +73,7 @@ fn the_time_limit_holds() {
 #[test]
 fn a_stall_is_cut_and_resumed() {
     skip!("needs-claude");
-    let sandbox = Sandbox::with(json!({"stall_timeout": "2s"}));
+    let sandbox = Sandbox::with(json!({"stall_timeout": "6s"}));
     let id = sandbox.send("[[bash echo x >> ran.txt]][[hang]][[say Awake.]]");
     let end = sandbox.end_of(&id);
     assert_eq!(
@@ -81,7 +81,7 @@ fn a_stall_is_cut_and_resumed() {
         (Some("done"), Some("Awake.")),
         "{end}"
     );
-    assert_eq!(end["resumed"], 1);
+    assert!(end["resumed"].as_u64().unwrap() >= 1, "{end}");
     let states: Vec<_> = sandbox
         .events(&id)
         .iter()

@@ -66,7 +66,7 @@ fn claude_killed_while_the_model_speaks() {
 fn claude_killed_before_the_first_word() {
     skip!("needs-claude");
     // It may have died before it asked the model, and then the model hangs for the one that comes after it.
-    let sandbox = Sandbox::with(json!({"stall_timeout": "5s"}));
+    let sandbox = Sandbox::with(json!({"stall_timeout": "8s"}));
     let id = sandbox.send("[[hang]][[say Done.]]");
     sandbox.event(&id, "init", |_| true);
     signal(sandbox.claude_pid(), "KILL");

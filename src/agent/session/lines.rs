@@ -5,6 +5,7 @@ use crate::agent::protocol::{Init, Message, TurnResult};
 
 impl Session {
     pub(super) fn said(&mut self, now: Instant, line: Line, actions: &mut Vec<Action>) {
+        self.spoke = true;
         if let Some(turn) = self.turn.as_mut() {
             turn.heard = now;
         }
@@ -160,7 +161,10 @@ impl Session {
         };
         let ours = match result.answers.is_empty() {
             true => self.fifo || !result.success(),
-            false => result.answers.iter().any(|id| id == turn.prompt.id.as_str()),
+            false => result
+                .answers
+                .iter()
+                .any(|id| id == turn.prompt.id.as_str() || *id == turn.message_id()),
         };
         if !ours {
             return;

@@ -31,6 +31,8 @@ pub struct Rules {
     pub stall_timeout: Duration,
     /// The longest silence while a tool runs.
     pub tool_timeout: Duration,
+    /// The longest silence of a process that has just been started.
+    pub start_timeout: Duration,
     /// After which an idle process is ended.
     pub idle_timeout: Duration,
     /// How often a claim is renewed.
@@ -52,6 +54,7 @@ impl Default for Rules {
         Self {
             stall_timeout: Duration::from_secs(120),
             tool_timeout: Duration::from_secs(900),
+            start_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(900),
             renew_every: Duration::from_secs(20),
             grace: Duration::from_secs(5),
@@ -274,6 +277,8 @@ struct Turn {
     tools: BTreeSet<String>,
     questions: BTreeMap<String, Ask>,
     asked_since: Instant,
+    /// Messages with this prompt that claude took for answered although they were not: the next one gets an id of its own.
+    forgotten: u32,
     resumes: u32,
     setbacks: u32,
     announced: bool,
@@ -283,6 +288,14 @@ struct Turn {
 }
 
 impl Turn {
+    /// The id that claude knows the prompt by.
+    fn message_id(&self) -> String {
+        match self.forgotten {
+            0 => self.prompt.id.to_string(),
+            count => format!("{}-{}", self.prompt.id, count + 1),
+        }
+    }
+
     /// A person's time is not the prompt's.
     fn forgive_wait(&mut self, now: Instant) {
         let waited = now.saturating_duration_since(self.asked_since);
@@ -330,6 +343,7 @@ pub struct Session {
     total_cost_usd: f64,
     draining: bool,
     stalled: bool,
+    spoke: bool,
 }
 
 impl Session {
@@ -345,6 +359,7 @@ impl Session {
             total_cost_usd,
             draining: false,
             stalled: false,
+            spoke: false,
         }
     }
 
@@ -506,6 +521,7 @@ impl Session {
             tools: BTreeSet::new(),
             questions: BTreeMap::new(),
             asked_since: now,
+            forgotten: 0,
             resumes: u32::from(resumed),
             setbacks: 0,
             announced: false,
@@ -641,6 +657,14 @@ impl Session {
 
     fn recovered(&mut self, now: Instant, id: &PromptId, text: Option<String>, actions: &mut Vec<Action>) {
         if self.turn_of(id).is_none_or(|turn| turn.phase != Phase::Recovering) {
+            return;
+        }
+        // The turn was cut at a point where claude remembers the message but not that it owes an answer: it is asked anew.
+        if let Some(turn) = self.turn.as_mut().filter(|turn| text.is_none() && turn.forgotten == 0) {
+            turn.forgotten += 1;
+            turn.resumes += 1;
+            turn.last_error = "the message was taken for answered".into();
+            turn.phase = Phase::Waiting { start_at: now };
             return;
         }
         let mut outcome = match &text {

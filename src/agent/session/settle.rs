@@ -74,6 +74,11 @@ impl Session {
         } else {
             self.rules.tool_timeout
         };
+        let patience = if self.spoke {
+            patience
+        } else {
+            patience.max(self.rules.start_timeout)
+        };
         (patience > Duration::ZERO).then(|| turn.heard + patience)
     }
 
@@ -133,6 +138,7 @@ impl Session {
         match &self.process {
             Process::Off => {
                 self.generation += 1;
+                self.spoke = false;
                 self.process = Process::On {
                     launch: turn.launch.clone(),
                     idle_since: None,
@@ -169,7 +175,7 @@ impl Session {
         }
         turn.heard = now;
         turn.phase = Phase::Sent { look_at: None };
-        actions.push(Action::Write(protocol::prompt(turn.prompt.id.as_str(), &turn.prompt.text)));
+        actions.push(Action::Write(protocol::prompt(&turn.message_id(), &turn.prompt.text)));
     }
 
     fn settle_sent(&mut self, now: Instant, look_at: Option<Instant>, actions: &mut Vec<Action>) {

@@ -266,6 +266,25 @@ fn an_answered_prompt_is_looked_up_in_the_transcript() {
 }
 
 #[test]
+fn a_message_that_was_forgotten_is_sent_anew_under_another_id() {
+    let mut world = World::new();
+    world.sent("a");
+    let idle = r#"{"type":"system","subtype":"session_state_changed","state":"idle"}"#;
+    world.say(idle);
+    world.wait(Duration::from_secs(2));
+    let none = || Event::Recovered { id: pid("a"), text: None };
+    let actions = world.step(none());
+    assert!(has(
+        &actions,
+        |action| matches!(action, Action::Write(line) if line.contains("\"a-2\""))
+    ));
+    world.result("a-2");
+    world.emptied();
+    world.flushed("a");
+    assert_eq!(world.finishes(), [("a".into(), Verdict::Done, "completed".into())]);
+}
+
+#[test]
 fn a_lost_claim_ends_nothing() {
     let mut world = World::new();
     world.sent("a");
