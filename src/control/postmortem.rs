@@ -37,7 +37,7 @@ struct Postmortem {
 pub async fn keep(directory: PathBuf, daemon: DaemonHandle) {
     let mut events = daemon.events.clone();
     let mut snapshots = daemon.snapshot.clone();
-    let mut position = events.newest();
+    let mut position = events.oldest();
     let mut drained = false;
     loop {
         tokio::select! {
