@@ -27,6 +27,11 @@ const BUDGET_OF_PID_1: Duration = Duration::from_secs(8);
 /// How long the preview may take before the other facts are told without it.
 const QUICK: Duration = Duration::from_millis(300);
 
+/// The drain deadline for everything where the configuration names none.
+pub(super) fn default_budget() -> Duration {
+    if std::process::id() == 1 { BUDGET_OF_PID_1 } else { BUDGET }
+}
+
 /// Does what the supervisor decided.
 #[derive(Debug)]
 pub(super) struct Hands {
@@ -88,8 +93,7 @@ impl Hands {
 
     /// The drain deadline for everything.
     pub(super) fn budget(&self) -> Duration {
-        let default = if std::process::id() == 1 { BUDGET_OF_PID_1 } else { BUDGET };
-        self.config.shutdown_budget.unwrap_or(default)
+        self.config.shutdown_budget.unwrap_or_else(default_budget)
     }
 
     pub(super) fn events(&mut self) -> Vec<Event> {
@@ -152,7 +156,6 @@ impl Hands {
                 unit, stage: Stage::Main, ..
             } => publisher.started(unit),
             Event::Emptied { unit, invocation, .. } => {
-                self.running.remove(&(unit.clone(), *invocation));
                 self.probes.forget(unit, *invocation);
             }
             _ => {}
@@ -237,6 +240,8 @@ impl Hands {
         });
         if let Event::Spawned { .. } = event {
             self.journal.capture(&unit, invocation, out_read, err_read);
+            // Kept until the next run: `exec_stop_post` comes when everything else of this one is over.
+            self.running.retain(|(name, of), _| *name != unit || *of >= invocation);
             self.running.insert(key, spec);
         }
         event

@@ -1,7 +1,7 @@
 //! From nothing to a turning loop, and from there to nothing.
 
 use super::clock::Clock;
-use super::hands::Hands;
+use super::hands::{Hands, default_budget};
 use super::publish::{self, Identity, Publisher};
 use super::requests::{Origin, Requests};
 use super::signals::Signals;
@@ -140,7 +140,7 @@ async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Res
     let seed = u64::from(std::process::id()) ^ clock.now().0.as_microsecond().cast_unsigned();
     let config = Arc::new(config);
     let mut daemon = Daemon {
-        supervisor: Supervisor::new(Instant::now(), seed),
+        supervisor: Supervisor::new(Instant::now(), seed).with_budget(default_budget()),
         hands: Hands::new(host, journal, Arc::clone(&config), origin, answers_sender),
         publisher,
         requests: Requests::default(),

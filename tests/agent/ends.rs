@@ -60,7 +60,7 @@ fn strays_may_live_where_the_config_says_so() {
 fn the_time_limit_holds() {
     skip!("needs-claude");
     let sandbox = Sandbox::start();
-    let id = sandbox.submit(json!({"text": "[[bash sleep 1000 & wait]]", "options": {"timeout_ms": 1500}}));
+    let id = sandbox.submit(json!({"text": "[[bash echo begun > begun.txt; sleep 1000 & wait]]", "options": {"timeout_ms": 1500}}));
     let end = sandbox.end_of(&id);
     assert_eq!(
         (end["status"].as_str(), end["reason"].as_str()),

@@ -68,7 +68,7 @@ fn liveness_restarts_a_hung_unit() {
     );
     sandbox.up().expect(0);
     let pid = sandbox.pid("a");
-    sandbox.eventually("it is alive", || sandbox.project().join("alive").exists());
+    sandbox.until_unit("a", "alive", |unit| unit["probes"]["liveness"] == "passing");
     fs::remove_file(sandbox.project().join("alive")).unwrap();
     sandbox.until_unit("a", "another process", |unit| {
         unit["pid"].is_i64() && unit["pid"] != pid && unit["ready"] == true
