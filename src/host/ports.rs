@@ -294,8 +294,8 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let pid = Pid::try_from(child.id()).unwrap();
         let unit = |p: Pid| (p == me()).then(|| "dev".to_owned());
-        // Until the exec it is still called as this process is.
-        while !command(pid).starts_with("sleep") {
+        // Until the exec is over it is called as this process is, or has no arguments yet.
+        while command(pid) != "sleep 600" {
             std::thread::yield_now();
         }
         assert_eq!(lineage(pid, unit), "dev › sleep 600");
