@@ -7,10 +7,11 @@
 use super::path::TreePath;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, readlinkat, renameat, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+use rustix::fs::{RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
@@ -348,12 +349,12 @@ impl Pending {
     pub fn appear(self, replace: Replace) -> io::Result<()> {
         match replace {
             Replace::Anything => renameat(&self.directory, self.temporary.as_str(), &self.directory, self.name.as_str())?,
-            Replace::Nothing => renameat2(
+            Replace::Nothing => renameat_with(
                 &self.directory,
                 self.temporary.as_str(),
                 &self.directory,
                 self.name.as_str(),
-                RenameFlags::RENAME_NOREPLACE,
+                RenameFlags::NOREPLACE,
             )?,
         }
         Ok(())
