@@ -186,8 +186,11 @@ fn worker_config(args: RunArgs, paths: &Places) -> Result<WorkerConfig, CliError
         None => unit::Source::in_directory(std::path::Path::new(".")),
     };
     let environment = std::env::vars().collect();
-    let loaded =
-        unit::load(&source, &unit::Flags::default(), &environment).map_err(|diagnostics| CliError::usage(diagnostics.to_string()))?;
+    let flags = unit::Flags {
+        without_units: true,
+        ..unit::Flags::default()
+    };
+    let loaded = unit::load(&source, &flags, &environment).map_err(|diagnostics| CliError::usage(diagnostics.to_string()))?;
     Ok(WorkerConfig::new(&loaded.config, &paths.state))
 }
 

@@ -159,6 +159,16 @@ fn workers(registry: &mut Registry, snapshot: &Snapshot) {
     gauge(registry, "agent_queued", "Prompts that wait", agent.queued);
     counter(registry, "agent_done", "Prompts that ended well", agent.done);
     counter(registry, "agent_failed", "Prompts that did not", agent.failed);
+    let said = |name: &str| agent.more.get(name);
+    let whole = |name: &str| said(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    counter(registry, "agent_cancelled", "Prompts that somebody ended", whole("cancelled"));
+    counter(registry, "agent_turns", "Rounds with the model", whole("turns"));
+    let cost = Counter::<f64, AtomicU64>::default();
+    cost.inc_by(said("cost_usd").and_then(serde_json::Value::as_f64).unwrap_or(0.0).max(0.0));
+    registry.register("agent_cost_usd", "What the prompts have cost, in US dollars", cost);
+    let time = Counter::<f64, AtomicU64>::default();
+    time.inc_by(std::time::Duration::from_millis(whole("duration_ms")).as_secs_f64());
+    registry.register_with_unit("agent_prompts_time", "How long the prompts took", Unit::Seconds, time);
 }
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ pub enum Code {
     WorkerUnavailable,
     /// The logs could not be read.
     LogsUnreadable,
+    /// One that a worker or another version has and this one does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Code {
@@ -63,7 +66,7 @@ impl Code {
             Self::InvalidConfig => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Busy | Self::Stopping | Self::NotAlive | Self::WorkerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-            Self::LogsUnreadable => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::LogsUnreadable | Self::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -86,6 +89,7 @@ impl Code {
             Self::NotAlive => "the supervisor does not answer",
             Self::WorkerUnavailable => "worker unavailable",
             Self::LogsUnreadable => "logs unreadable",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -94,10 +98,11 @@ impl Code {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `urn:sandkeep:problem:<code>`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default)]
     #[schema(value_type = String)]
     pub kind: Box<str>,
     /// The kind of problem in words.
+    #[serde(default)]
     #[schema(value_type = String)]
     pub title: Box<str>,
     /// The HTTP status.
@@ -176,5 +181,20 @@ impl From<ReadLogsError> for Problem {
             ReadLogsError::Io { .. } => Code::LogsUnreadable,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workers_problem_is_read() {
+        let workers = r#"{"status":503,"code":"sync_stopping","title":"Service Unavailable","detail":"the sync worker is ending"}"#;
+        let problem: Problem = serde_json::from_str(workers).unwrap();
+        assert_eq!(
+            (problem.code, problem.detail.as_str()),
+            (Code::Unknown, "the sync worker is ending")
+        );
     }
 }
