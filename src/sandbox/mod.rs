@@ -8,6 +8,7 @@
 //! Nothing in here prints: progress goes to a [`progress::Progress`], which is a terminal's, a server's or nobody's.
 
 pub mod fault;
+pub mod fleet;
 pub mod look;
 pub mod plan;
 pub mod progress;
