@@ -148,11 +148,14 @@ impl FleetHandle {
     }
 }
 
+/// What a poll came to, and how long it took.
+type Polled = (Result<Heard, String>, Duration);
+
 struct Keeper {
     fleet: Fleet,
     prober: Arc<dyn Prober>,
     targets: BTreeMap<Arc<str>, Target>,
-    polls: JoinSet<(Result<Heard, String>, Duration)>,
+    polls: JoinSet<Polled>,
     under_way: HashMap<Id, Poll>,
     took: Histogram,
     changed: Box<dyn FnMut(Change) + Send>,
@@ -200,7 +203,7 @@ impl Keeper {
         }
     }
 
-    fn polled(&mut self, done: Result<(Id, (Result<Heard, String>, Duration)), tokio::task::JoinError>) {
+    fn polled(&mut self, done: Result<(Id, Polled), tokio::task::JoinError>) {
         let (id, answer) = match done {
             Ok((id, (answer, took))) => {
                 self.took.observe(took.as_secs_f64());

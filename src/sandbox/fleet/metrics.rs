@@ -41,7 +41,11 @@ fn presence_and_status(registry: &mut Registry, fleet: &Fleet) {
         status.get_or_create(&vec![("status", what.status().as_str().to_owned())]).inc();
         if let Some(document) = what.document() {
             let known = versions.len() < VERSIONS || versions.contains(&document.version);
-            let word = if known && is_version(&document.version) { document.version.as_str() } else { "other" };
+            let word = if known && is_version(&document.version) {
+                document.version.as_str()
+            } else {
+                "other"
+            };
             versions.insert(word.to_owned());
             version.get_or_create(&vec![("version", word.to_owned())]).inc();
         }
@@ -53,7 +57,10 @@ fn presence_and_status(registry: &mut Registry, fleet: &Fleet) {
 
 /// A sandbox may say anything: the number of series stays what it is.
 fn is_version(text: &str) -> bool {
-    text.len() <= 32 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+'))
+    text.len() <= 32
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+'))
 }
 
 fn sums(registry: &mut Registry, fleet: &Fleet) {
@@ -84,7 +91,11 @@ fn sums(registry: &mut Registry, fleet: &Fleet) {
     // Gauges all: a sandbox that goes takes its part of the sum with it.
     registry.register_with_unit("fleet_memory", "Memory in use in all sandboxes", Unit::Bytes, sum("memory"));
     registry.register("fleet_oom_kills", "OOM kills in the sandboxes there are", sum("oom_kills"));
-    registry.register("fleet_unit_restarts", "Restarts of units in the sandboxes there are", sum("restarts"));
+    registry.register(
+        "fleet_unit_restarts",
+        "Restarts of units in the sandboxes there are",
+        sum("restarts"),
+    );
     registry.register("fleet_sync_pending", "Changes that are in no store yet", sum("sync_pending"));
     registry.register("fleet_sync_errors", "Errors of the sync workers", sum("sync_errors"));
     registry.register("fleet_agent_running", "Prompts that run", sum("agent_running"));
@@ -99,7 +110,9 @@ fn traffic(registry: &mut Registry, fleet: &Fleet, now: Instant) {
     let counts = fleet.counts();
     let polls = Family::<Labels, Counter>::default();
     polls.get_or_create(&vec![("outcome", "answered".into())]).inc_by(counts.answered);
-    polls.get_or_create(&vec![("outcome", "unanswered".into())]).inc_by(counts.unanswered);
+    polls
+        .get_or_create(&vec![("outcome", "unanswered".into())])
+        .inc_by(counts.unanswered);
     registry.register("fleet_polls", "Polls of sandboxes", polls);
     let reports = Family::<Labels, Counter>::default();
     reports.get_or_create(&vec![("outcome", "taken".into())]).inc_by(counts.reports);

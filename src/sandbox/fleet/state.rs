@@ -279,7 +279,11 @@ impl Fleet {
             self.sandboxes.insert(name.clone(), entry);
         }
         let before = self.presence(sandbox)?;
-        let wait = if can_be_asked { self.policy.period } else { self.policy.report_patience };
+        let wait = if can_be_asked {
+            self.policy.period
+        } else {
+            self.policy.report_patience
+        };
         let at = now + wait.mul_f64(self.draw());
         let entry = self.sandboxes.get_mut(sandbox)?;
         let otherwise = entry.can_be_asked != can_be_asked;
@@ -288,7 +292,10 @@ impl Fleet {
         if otherwise && matches!(entry.contact, Contact::Due { .. }) {
             self.leave_queue(&name);
         }
-        let resting = self.sandboxes.get(sandbox).is_some_and(|entry| matches!(entry.contact, Contact::Rest));
+        let resting = self
+            .sandboxes
+            .get(sandbox)
+            .is_some_and(|entry| matches!(entry.contact, Contact::Rest));
         if resting {
             // A sandbox that pushes has its whole patience.
             let at = if can_be_asked { at } else { now + wait };
@@ -438,9 +445,7 @@ impl Fleet {
             Ok(what) => {
                 Self::hear(entry, now, By::Poll, what);
                 let report = entry.reported.map(|at| at + policy.report_patience);
-                report
-                    .filter(|at| *at > now)
-                    .unwrap_or_else(|| now + policy.period.mul_f64(jitter))
+                report.filter(|at| *at > now).unwrap_or_else(|| now + policy.period.mul_f64(jitter))
             }
             // What it said itself is worth more than a poll that was lost.
             Err(_) if reported_meanwhile => now + policy.report_patience,
