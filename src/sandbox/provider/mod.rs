@@ -4,9 +4,12 @@
 //! itself: making, finding, listing, stopping it, its ports and its deadline. Every implementation passes the suite in
 //! `tests/sandbox/contract.rs`.
 
+pub mod exec;
+pub mod local;
+mod process;
 pub mod vercel;
 
-use super::fault::{Code, Fault};
+use super::fault::Fault;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -182,6 +185,60 @@ pub enum Stream {
 /// Takes what a command writes, in chunks as they come, not in lines.
 pub type Output<'a> = &'a mut (dyn FnMut(Stream, &[u8]) + Send);
 
+/// The most of standard output that is kept; what is more is no answer to us.
+const STDOUT_KEPT: usize = 16 << 20;
+/// The most of standard error that is kept: its end.
+const STDERR_KEPT: usize = 64 << 10;
+
+/// What a command wrote, kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Standard output, from its beginning.
+    pub stdout: Vec<u8>,
+    /// Standard error, its end.
+    pub stderr: Vec<u8>,
+}
+
+impl Heard {
+    /// Takes a chunk.
+    pub fn take(&mut self, stream: Stream, chunk: &[u8]) {
+        match stream {
+            Stream::Stdout => {
+                let room = STDOUT_KEPT.saturating_sub(self.stdout.len());
+                self.stdout.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            }
+            Stream::Stderr => {
+                self.stderr.extend_from_slice(chunk);
+                if self.stderr.len() > 2 * STDERR_KEPT {
+                    self.stderr.drain(..self.stderr.len() - STDERR_KEPT);
+                }
+            }
+        }
+    }
+
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Both as text, what went wrong first.
+    pub fn both(&self) -> String {
+        let (errors, text) = (String::from_utf8_lossy(&self.stderr), String::from_utf8_lossy(&self.stdout));
+        format!("{}\n{}", errors.trim_end(), text.trim_end()).trim().to_owned()
+    }
+}
+
+/// Runs a command and keeps what it writes.
+///
+/// # Errors
+/// As [`Provider::run`]; an exit code is no error.
+pub async fn hear(provider: &dyn Provider, sandbox: &Sandbox, command: &Command) -> Result<(Exit, Heard), Fault> {
+    let mut heard = Heard::default();
+    let mut take = |stream: Stream, chunk: &[u8]| heard.take(stream, chunk);
+    let exit = provider.run(sandbox, command, &mut take).await?;
+    Ok((exit, heard))
+}
+
 /// How a command ended: its exit code, or 128 and the signal's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit(pub i32);
@@ -235,6 +292,16 @@ pub trait Provider: Send + Sync + fmt::Debug {
 
     /// How ports are reached.
     fn reach(&self) -> Reach;
+
+    /// Where our own directory goes in this sandbox; `None` for a place in the user's home.
+    fn place(&self, _sandbox: &Sandbox) -> Option<String> {
+        None
+    }
+
+    /// The supervisor's `--instance`: another one for every sandbox, unless the whole machine is the sandbox.
+    fn instance(&self, sandbox: &Sandbox) -> String {
+        sandbox.name.clone()
+    }
 
     /// Makes a sandbox, and waits until commands can be run in it. One of this name that is there already, made by whomever, is the
     /// answer too.
@@ -305,7 +372,8 @@ impl Settings {
     /// Missing or malformed credentials, settings that make no sense.
     pub fn open(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Arc<dyn Provider>, Fault> {
         match self {
-            Self::Local { .. } | Self::Exec { .. } => Err(Fault::new(Code::Unsupported, "this provider is not built yet")),
+            Self::Local { root } => Ok(Arc::new(local::Local::new(root))),
+            Self::Exec { via, url } => Ok(Arc::new(exec::Exec::new(via, url.as_deref())?)),
             Self::Vercel(settings) => vercel::open(settings, variable),
         }
     }
