@@ -16,6 +16,8 @@
 //! probes are started with [`Host::spawn_probe`].
 
 mod account;
+mod cgroup;
+mod clone3;
 mod conditions;
 mod environment;
 mod fault;

@@ -4,6 +4,7 @@
     reason = "clone with a child that does more than exec, pidfds, waitid with WNOWAIT and prctl have no safe form"
 )]
 
+use super::clone3;
 use crate::supervisor::event::{ExitStatus, Pid};
 use std::ffi::{CString, c_int, c_void};
 use std::io;
@@ -97,7 +98,7 @@ pub(super) struct Image {
     pub(super) directory: CString,
     /// Become 0, 1 and 2; each above 2.
     pub(super) standard: [RawFd; 3],
-    /// An open `cgroup.procs`.
+    /// The directory of its cgroup.
     pub(super) cgroup: Option<RawFd>,
     pub(super) death_signal: c_int,
     pub(super) credentials: Option<Credentials>,
@@ -189,6 +190,8 @@ struct Report {
 struct Shared<'a> {
     image: &'a Image,
     parent: Pid,
+    /// The cgroup that the child is to move into by itself: the kernel could not put it there at its birth.
+    enter: Option<RawFd>,
     report: *mut Report,
 }
 
@@ -215,6 +218,7 @@ impl Launcher {
         let mut shared = Shared {
             image,
             parent: pid_as_seen_by_children(),
+            enter: None,
             report: &raw mut report,
         };
         let mut descriptor: c_int = -1;
@@ -224,13 +228,24 @@ impl Launcher {
         // SAFETY: both masks are eight bytes, as the kernel's. With every signal blocked no handler of ours can run in the child, which
         // shares our memory.
         unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, &raw mut before, 8) };
-        // SAFETY: the stack is ours, aligned to 16 bytes, large enough for `child` and used by nobody else: CLONE_VFORK lets us go on only
-        // after the child has left this memory. `shared` and what it points to live longer than the call. `child` allocates nothing,
-        // takes no lock and calls nothing but the kernel.
-        let (pid, errno) = unsafe {
-            let top = self.stack.as_mut_ptr().add(self.stack.len()).cast::<c_void>();
-            let pid = libc::clone(child, top, flags, (&raw mut shared).cast(), &raw mut descriptor);
-            (pid, *libc::__errno_location())
+        let born = image.cgroup.map(|cgroup| {
+            // SAFETY: as below.
+            unsafe { clone3::clone_into(cgroup, flags, &raw mut descriptor, &mut self.stack, child, (&raw mut shared).cast()) }
+        });
+        let (pid, errno) = match born {
+            Some(Ok(pid)) => (pid, 0),
+            Some(Err(errno)) if !matches!(errno, libc::ENOSYS | libc::EINVAL | libc::E2BIG) => (-1, errno),
+            Some(Err(_)) | None => {
+                shared.enter = image.cgroup;
+                // SAFETY: the stack is ours, aligned to 16 bytes, large enough for `child` and used by nobody else: CLONE_VFORK lets us go
+                // on only after the child has left this memory. `shared` and what it points to live longer than the call. `child`
+                // allocates nothing, takes no lock and calls nothing but the kernel.
+                unsafe {
+                    let top = self.stack.as_mut_ptr().add(self.stack.len()).cast::<c_void>();
+                    let pid = libc::clone(child, top, flags, (&raw mut shared).cast(), &raw mut descriptor);
+                    (pid, *libc::__errno_location())
+                }
+            }
         };
         // SAFETY: restores the mask read above.
         unsafe {
@@ -243,8 +258,10 @@ impl Launcher {
             )
         };
         if pid < 0 {
+            // What a cgroup may answer, and a clone without one never does.
+            let cgroup = image.cgroup.is_some() && matches!(errno, libc::EBUSY | libc::EACCES | libc::EPERM | libc::EBADF | libc::ENODEV | libc::EOPNOTSUPP | libc::ENOENT);
             return Err(Failure {
-                step: Step::Clone,
+                step: if cgroup { Step::Cgroup } else { Step::Clone },
                 errno,
                 index: 0,
             });
@@ -329,9 +346,8 @@ fn prepare(shared: &Shared<'_>) -> Result<(), Failure> {
     // SAFETY: setsid touches no memory.
     check(Step::Session, unsafe { libc::syscall(libc::SYS_setsid) })?;
     set_death_signal(shared)?;
-    if let Some(cgroup) = image.cgroup {
-        // SAFETY: one byte of static memory. "0" is the writing process.
-        check(Step::Cgroup, unsafe { libc::syscall(libc::SYS_write, cgroup, b"0".as_ptr(), 1) })?;
+    if let Some(cgroup) = shared.enter {
+        enter_cgroup(cgroup)?;
     }
     for (index, limit) in image.limits.iter().enumerate() {
         let value = libc::rlimit64 {
@@ -369,6 +385,17 @@ fn prepare(shared: &Shared<'_>) -> Result<(), Failure> {
         check(Step::NoNewPrivileges, result)?;
     }
     place_descriptors(image)
+}
+
+fn enter_cgroup(cgroup: RawFd) -> Result<(), Failure> {
+    // SAFETY: the name is terminated, the byte is static ("0" is the writing process), the descriptor is used and closed here alone.
+    unsafe {
+        let file = libc::syscall(libc::SYS_openat, cgroup, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        check(Step::Cgroup, file)?;
+        let result = check(Step::Cgroup, libc::syscall(libc::SYS_write, file, b"0".as_ptr(), 1));
+        libc::syscall(libc::SYS_close, file);
+        result
+    }
 }
 
 fn default_signals() {
