@@ -40,6 +40,7 @@ fn tell(args: &Args, source: &Source, result: &Result<Loaded, Diagnostics>) -> R
     match result {
         Ok(loaded) => {
             warn(&loaded.warnings);
+            without_effect(loaded);
             let text = if args.expanded {
                 loaded.expanded.clone()
             } else {
@@ -50,6 +51,16 @@ fn tell(args: &Args, source: &Source, result: &Result<Loaded, Diagnostics>) -> R
         Err(diagnostics) => {
             warn(diagnostics);
             Ok(())
+        }
+    }
+}
+
+/// Limits that this machine cannot enforce. The sandbox may be another one: so they are no diagnostics of the file.
+fn without_effect(loaded: &Loaded) {
+    let rung = crate::host::look_at_cgroups();
+    for unit in &loaded.config.units {
+        for message in rung.missing(&unit.limits) {
+            let _ = writeln!(anstream::stderr(), "note: on this machine, unit `{}`: {message}", unit.name);
         }
     }
 }

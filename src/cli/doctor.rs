@@ -1,5 +1,6 @@
 //! `sandkeep doctor`.
 
+mod cgroups;
 mod machine;
 mod network;
 mod project;
@@ -122,6 +123,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
             places,
         };
         findings.extend(supervisor::findings(&patient));
+        findings.extend(cgroups::findings(&patient));
         findings.extend(project::findings(&patient).await);
         findings.extend(machine::findings(&patient));
         if !args.offline {

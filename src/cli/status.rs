@@ -177,7 +177,8 @@ pub(super) fn mark(unit: &UnitStatus) -> (&'static str, anstyle::Style) {
 fn remarks(unit: &UnitStatus) -> Vec<String> {
     let reason = unit.reason.as_deref().filter(|reason| !unit.ready && !reason.is_empty());
     let said = unit.status_text.as_deref().filter(|said| !said.is_empty());
-    reason.into_iter().chain(said).map(ToOwned::to_owned).collect()
+    let lacks = unit.warnings.iter().map(String::as_str);
+    reason.into_iter().chain(said).chain(lacks).map(ToOwned::to_owned).collect()
 }
 
 fn address(address: &str, port: u16) -> String {

@@ -155,8 +155,15 @@ pub struct Capabilities {
     pub subreaper: bool,
     /// It is root.
     pub root: bool,
-    /// It has a cgroup v2 subtree that it may write.
+    /// It has a cgroup v2 subtree that it may write: each unit has a cgroup of its own. Else a unit's processes are found by session,
+    /// descent and mark.
     pub cgroup2: bool,
+    /// The controllers that units' cgroups have: of `cpu` (for `cpu_weight`), `memory` (`memory_max`), `pids` (`tasks_max`).
+    #[serde(default)]
+    pub cgroup_controllers: Vec<String>,
+    /// Why there are no cgroups, or not all controllers, for people.
+    #[serde(default)]
+    pub cgroup_reason: Option<String>,
 }
 
 /// What keeps one unit's secrets from another unit.
@@ -243,8 +250,14 @@ pub struct UnitStatus {
     pub ports: Vec<Port>,
     /// Memory of all its processes.
     pub memory_bytes: Option<u64>,
-    /// CPU time of all its processes.
+    /// CPU time of all its processes; with a cgroup also of those that are gone.
     pub cpu_usec: Option<u64>,
+    /// Processes of it that the kernel's OOM killer ended; `null` where the kernel does not count that by unit.
+    #[serde(default)]
+    pub oom_kills: Option<u64>,
+    /// What it does without: limits that cannot be enforced here, rights that cannot be had. For people.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What it last said with `STATUS=`.
     pub status_text: Option<String>,
     /// `startup`, `readiness`, `liveness` → `passing`, `failing` or `unknown`.

@@ -85,6 +85,7 @@ fn units(registry: &mut Registry, snapshot: &Snapshot) {
     let since = Family::<OfUnit, Float>::default();
     let memory = Family::<OfUnit, Gauge>::default();
     let cpu = Family::<OfUnit, Counter<f64, AtomicU64>>::default();
+    let oom_kills = Family::<OfUnit, Counter>::default();
     for unit in &snapshot.units {
         let unit = &unit.status;
         let label = OfUnit { unit: unit.name.clone() };
@@ -106,6 +107,9 @@ fn units(registry: &mut Registry, snapshot: &Snapshot) {
             cpu.get_or_create(&label)
                 .inc_by(std::time::Duration::from_micros(usec).as_secs_f64());
         }
+        if let Some(count) = unit.oom_kills {
+            oom_kills.get_or_create(&label).inc_by(count);
+        }
     }
     registry.register("unit_ready", "Whether the unit is ready", ready);
     registry.register("unit_state", "1 for the state that the unit has", state);
@@ -119,6 +123,11 @@ fn units(registry: &mut Registry, snapshot: &Snapshot) {
     );
     registry.register_with_unit("unit_memory", "Memory of all processes of the unit", Unit::Bytes, memory);
     registry.register_with_unit("unit_cpu", "CPU time of all processes of the unit", Unit::Seconds, cpu);
+    registry.register(
+        "unit_oom_kills",
+        "Processes of the unit that the kernel's OOM killer ended",
+        oom_kills,
+    );
 }
 
 fn machine(registry: &mut Registry, snapshot: &Snapshot) {
@@ -190,6 +199,7 @@ mod tests {
                 invocation: 3,
                 memory_bytes: Some(4096),
                 cpu_usec: Some(1_500_000),
+                oom_kills: Some(1),
                 ..UnitStatus::default()
             },
             ..UnitSnapshot::default()

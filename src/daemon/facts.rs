@@ -4,7 +4,7 @@ use super::publish::DEV;
 use crate::control::document::{self, BoxFacts, Port};
 use crate::control::why::PortHolder;
 use crate::host::preview::{Dev, DevState, Watcher};
-use crate::host::{Host, ports};
+use crate::host::{Host, Usage, ports};
 use crate::supervisor::{Goal, Invocation, Pid, Supervisor, UnitStatus};
 use crate::unit::{Command, Config, Main, Name};
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ pub(super) struct UnitFacts {
     pub(super) ports: Vec<Port>,
     pub(super) memory_bytes: u64,
     pub(super) cpu_usec: u64,
+    pub(super) oom_kills: Option<u64>,
 }
 
 /// All of it, but the preview.
@@ -52,10 +53,20 @@ impl Owners {
     }
 }
 
+/// The processes of a unit.
+#[derive(Debug)]
+struct Processes {
+    unit: Name,
+    invocation: Invocation,
+    pids: Vec<Pid>,
+    /// Where the kernel counts for all of them.
+    cgroup: Option<PathBuf>,
+}
+
 /// What is to be looked at.
 #[derive(Debug)]
 pub(super) struct Wanted {
-    units: Vec<(Name, Invocation, Vec<Pid>)>,
+    units: Vec<Processes>,
     pub(super) dev: Option<Dev>,
     mains: BTreeMap<Pid, Name>,
     root: PathBuf,
@@ -78,7 +89,12 @@ impl Wanted {
             }
             mains.extend(unit.pid.map(|pid| (pid, name.clone())));
             if !pids.is_empty() {
-                units.push((name, unit.invocation, pids));
+                units.push(Processes {
+                    cgroup: host.cgroup(&name, unit.invocation),
+                    unit: name,
+                    invocation: unit.invocation,
+                    pids,
+                });
             }
         }
         Self {
@@ -127,23 +143,21 @@ fn dev_of(unit: &UnitStatus, config: &Config, pids: Vec<Pid>) -> Dev {
 pub(super) fn gather(wanted: &Wanted) -> Facts {
     let mut units = BTreeMap::new();
     let mut seen = ports::Ports::default();
-    for (name, invocation, pids) in &wanted.units {
-        let listeners = seen.listeners(pids);
-        let (memory_bytes, cpu_usec) = pids
-            .iter()
-            .filter_map(|pid| usage(*pid))
-            .fold((0, 0), |(m, c), (memory, cpu)| (m + memory, c + cpu));
+    for of_unit in &wanted.units {
+        let listeners = seen.listeners(&of_unit.pids);
+        let (memory_bytes, cpu_usec, oom_kills) = used(of_unit);
         let ports = listeners.iter().map(|listener| Port {
             port: listener.port,
             address: listener.address.to_string(),
         });
         let facts = UnitFacts {
-            invocation: *invocation,
+            invocation: of_unit.invocation,
             ports: ports.collect(),
             memory_bytes,
             cpu_usec,
+            oom_kills,
         };
-        units.insert(name.clone(), facts);
+        units.insert(of_unit.unit.clone(), facts);
     }
     Facts {
         units,
@@ -189,6 +203,20 @@ pub(super) fn holders(ports: Vec<u16>, owners: &Owners) -> Vec<PortHolder> {
         }));
     }
     found
+}
+
+/// What a unit uses: by its cgroup as far as that counts, else by its processes.
+fn used(unit: &Processes) -> (u64, u64, Option<u64>) {
+    let counted = unit.cgroup.as_deref().map(Usage::of).unwrap_or_default();
+    let (memory, cpu) = match (counted.memory_bytes, counted.cpu_usec) {
+        (Some(memory), Some(cpu)) => (memory, cpu),
+        (memory, cpu) => {
+            let each = unit.pids.iter().filter_map(|pid| usage(*pid));
+            let (of_all, time) = each.fold((0, 0), |(m, c), (memory, cpu)| (m + memory, c + cpu));
+            (memory.unwrap_or(of_all), cpu.unwrap_or(time))
+        }
+    };
+    (memory, cpu, counted.oom_kills)
 }
 
 /// Resident memory in bytes and CPU time in microseconds. proc(5).

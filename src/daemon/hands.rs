@@ -206,6 +206,10 @@ impl Hands {
             keep: config.journal_keep,
         });
         for unit in &config.units {
+            let known = self.units.get(&unit.name).is_some_and(|known| known.limits == unit.limits);
+            for missing in self.host.capabilities().cgroup.missing(&unit.limits).iter().filter(|_| !known) {
+                self.note(&format!("{}: {missing}", unit.name));
+            }
             self.units.insert(unit.name.clone(), Arc::new(unit.clone()));
         }
         self.config = config;

@@ -207,6 +207,8 @@ impl Publisher {
             ports: facts.map(|facts| facts.ports.clone()).unwrap_or_default(),
             memory_bytes: facts.map(|facts| facts.memory_bytes),
             cpu_usec: facts.map(|facts| facts.cpu_usec),
+            oom_kills: facts.and_then(|facts| facts.oom_kills),
+            warnings: unit.warnings.clone(),
             status_text: text(&unit.status_text),
             probes: unit
                 .probes
@@ -298,5 +300,7 @@ pub(super) fn capabilities(found: &host::Capabilities) -> Capabilities {
         subreaper: found.subreaper,
         root: found.root,
         cgroup2: found.cgroup2,
+        cgroup_controllers: found.cgroup.controllers.clone(),
+        cgroup_reason: found.cgroup.reason.clone(),
     }
 }

@@ -115,10 +115,12 @@ async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Res
     let survivors = crate::host::end_survivors(&places, SURVIVORS_GRACE);
     let masker = Masker::new(environment.secret_values().into_iter().chain(config.token.clone()));
     let clock = Clock::new();
+    let cgroups = environment.value("SANDKEEP_CGROUPS").is_none_or(|value| value != "off");
     let host = Host::new(HostSettings {
         places: places.clone(),
         environment,
         binary,
+        cgroups,
     });
     let host = host.map_err(starting("preparing to start processes"))?;
     let journal = Journal::open(places.state.join("logs"), limits(&config)).map_err(starting("opening the journal"))?;

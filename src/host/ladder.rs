@@ -15,6 +15,8 @@ pub struct Capabilities {
     pub root: bool,
     /// Each unit has a cgroup of its own.
     pub cgroup2: bool,
+    /// Which limits these have, and why not all.
+    pub cgroup: super::cgroup::Rung,
     /// Processes are held by descriptors that no other process can come to be behind.
     pub pidfd: bool,
     /// `/proc` is of our pid namespace and tells whose children processes are.
@@ -34,6 +36,7 @@ impl Capabilities {
             subreaper: sys::become_subreaper() || pid1,
             root: nix::unistd::geteuid().is_root(),
             cgroup2: false,
+            cgroup: super::cgroup::Rung::default(),
             pidfd: sys::has_pidfd(),
             proc: proc_is_ours() && proc::own_children().is_some(),
             oom_score: false,

@@ -44,6 +44,7 @@ mod stale;
 mod sys;
 mod watch;
 
+pub use cgroup::{Rung as CgroupRung, Usage, look as look_at_cgroups};
 pub use environment::{Environment, matches_any};
 pub use ladder::Capabilities;
 pub use processes::{Host, HostError, HostSettings, ProbeChild, end_survivors};

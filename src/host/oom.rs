@@ -26,9 +26,7 @@ impl OomKills {
 
     /// Whether the OOM killer ended this process. Asked once for each end.
     pub(super) fn did(&mut self, pid: Pid, status: ExitStatus) -> bool {
-        // A shell reports the death of its child by SIGKILL as 137.
-        let suspicious = matches!(status, ExitStatus::Signal { signal: libc::SIGKILL, .. } | ExitStatus::Code(137));
-        if !suspicious {
+        if !is_suspicious(status) {
             return false;
         }
         let count = count();
@@ -39,6 +37,11 @@ impl OomKills {
             _ => more,
         }
     }
+}
+
+/// Whether it looks like the OOM killer's work. A shell reports the death of its child by SIGKILL as 137.
+pub(super) fn is_suspicious(status: ExitStatus) -> bool {
+    matches!(status, ExitStatus::Signal { signal: libc::SIGKILL, .. } | ExitStatus::Code(137))
 }
 
 /// How many processes were ended since boot. The counter is the whole machine's.

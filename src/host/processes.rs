@@ -11,7 +11,7 @@ use super::sessions::Sessions;
 use super::set::{Freshness, ProcessSet};
 use super::spawn::{self, NotifyAddress, Spawn, Start, Surroundings};
 use super::watch::Watcher;
-use super::{conditions, hashes, notice, oom, proc, stale, sys};
+use super::{cgroup, conditions, hashes, notice, oom, proc, stale, sys};
 use crate::supervisor::event::{Event, ExitStatus, Invocation, Notice, Pid, Stage, StartError};
 use crate::unit::{Command, Config, Name, Unit};
 use ending::{send, signal_other};
@@ -34,6 +34,8 @@ pub struct HostSettings {
     pub environment: Environment,
     /// This program, which workers execute in another role.
     pub binary: PathBuf,
+    /// Whether units get cgroups of their own, where that can be had.
+    pub cgroups: bool,
 }
 
 /// Why there is no host.
@@ -82,7 +84,10 @@ pub struct Host {
 /// until it is gone, at most two seconds longer than the grace. To be called under the instance's lock, before [`Host::new`]. Returns what
 /// was found, for people.
 pub fn end_survivors(places: &Places, grace: Duration) -> Vec<String> {
-    stale::end_survivors(&places.runs(), &places.control_socket(), grace)
+    let stale = cgroup::Stale::find(&places.runtime);
+    let found = stale::end_survivors(&places.runs(), &places.control_socket(), &stale, grace);
+    stale.remove();
+    found
 }
 
 impl Host {
@@ -92,8 +97,12 @@ impl Host {
             places,
             environment,
             binary,
+            cgroups,
         } = settings;
         let mut capabilities = Capabilities::find();
+        let (tree, rung) = cgroup::open(&places.runtime, cgroups);
+        capabilities.cgroup2 = rung.groups;
+        capabilities.cgroup = rung;
         let (oom_scores, lowered) = ladder::OomScores::lower_ours();
         capabilities.oom_score = lowered;
         let notify = NotifySocket::bind(&places.notify_socket())
@@ -120,7 +129,7 @@ impl Host {
         };
         Ok(Self {
             launcher: sys::Launcher::new(capabilities.pidfd),
-            set: ProcessSet::Sessions(Sessions::new(capabilities.subreaper && capabilities.proc)),
+            set: ProcessSet::new(tree, Sessions::new(capabilities.subreaper && capabilities.proc)),
             oom: oom::OomKills::watch(),
             watcher: Watcher::new(places.state.clone()),
             record: stale::Record::begin(&places.runs()),
@@ -176,6 +185,7 @@ impl Host {
     pub fn configure(&mut self, config: &Config) {
         self.around.environment.set_secret_names(&config.secret_names);
         self.root.clone_from(&config.root);
+        self.set.configure(config);
         self.watcher.configure(config);
         self.watch_files();
     }
@@ -280,6 +290,7 @@ impl Host {
 
     fn start(&mut self, spawn: &Spawn<'_>, command: &[spawn::Word<'_>], role: Role) -> Result<(Pid, Vec<String>), StartError> {
         let key = (spawn.unit.name.clone(), spawn.invocation);
+        let mut warnings = self.begin(&key, spawn.unit)?;
         let set = &mut self.set;
         let run = self.runs.begin(&key, |runs| set.mark(runs));
         let start = Start {
@@ -291,11 +302,20 @@ impl Host {
                 others: self.notify.address_for_others(),
             },
             mark: run.mark,
-            cgroup: None,
+            cgroup: self.set.cgroup(&key),
             main: run.process(Stage::Main).map(|main| main.handle.pid),
             main_exit: run.main_exit,
         };
-        let (handle, warnings) = spawn::start(&mut self.launcher, &self.around, &start)?;
+        let started = spawn::start(&mut self.launcher, &self.around, &start)?;
+        let spawn::Started {
+            handle,
+            warnings: refused,
+            outside,
+        } = started;
+        warnings.extend(refused);
+        if outside {
+            self.set.do_without_cgroup(&key);
+        }
         let pid = handle.pid;
         self.set.started(&key, pid);
         if let Some(run) = self.runs.all.get(&key) {
@@ -310,6 +330,38 @@ impl Host {
             },
         );
         Ok((pid, warnings))
+    }
+
+    /// Makes the surroundings of a run that begins. The warnings name what they lack; with `strict` that is an error.
+    fn begin(&mut self, key: &Key, unit: &Unit) -> Result<Vec<String>, StartError> {
+        if self.runs.all.contains_key(key) {
+            return Ok(Vec::new());
+        }
+        let mut warnings = self.capabilities.cgroup.missing(&unit.limits);
+        warnings.extend(self.set.begin(key, &unit.limits));
+        if unit.strict
+            && let Some(message) = warnings.first()
+        {
+            return Err(StartError {
+                message: message.clone(),
+                hint: Some("without `strict` the unit does without".to_owned()),
+                temporary: false,
+            });
+        }
+        let (oom_kills, set) = (self.set.oom_kills(key), &mut self.set);
+        self.runs.begin(key, |runs| set.mark(runs)).oom_kills = oom_kills;
+        Ok(warnings)
+    }
+
+    /// Whether the OOM killer ended a process: exactly, where the run's cgroup counts that.
+    fn ended_by_oom(&mut self, key: &Key, pid: Pid, status: ExitStatus) -> bool {
+        let Some(run) = self.runs.all.get_mut(key).filter(|run| !run.killed) else {
+            return false;
+        };
+        match self.set.oom_kills(key) {
+            None => self.oom.did(pid, status),
+            count => oom::is_suspicious(status) && count > std::mem::replace(&mut run.oom_kills, count),
+        }
     }
 
     /// What happened, in the order in which the supervisor must hear of it. Never blocks.
@@ -348,11 +400,10 @@ impl Host {
                 let _ = sender.send(status);
             }
             Role::Stage(stage) => {
-                let killed = run.as_ref().is_some_and(|run| run.killed);
                 if let (Some(run), Stage::Main) = (run, stage) {
                     run.main_exit = Some(status);
                 }
-                let oom = !killed && self.oom.did(pid, status);
+                let oom = self.ended_by_oom(&(unit.clone(), invocation), pid, status);
                 events.push(Event::Exited {
                     unit,
                     invocation,
@@ -447,6 +498,11 @@ impl Host {
     /// The run that a process belongs to, by pid: for the control socket and the owner of a port.
     pub fn unit_of(&mut self, pid: Pid) -> Option<(Name, Invocation)> {
         self.set.owner(&mut self.runs, pid)
+    }
+
+    /// The directory of a run's cgroup, where it has one: for [`Usage::of`](super::Usage::of), and for a handover.
+    pub fn cgroup(&self, unit: &Name, invocation: Invocation) -> Option<PathBuf> {
+        self.set.cgroup_path(&(unit.clone(), invocation)).map(std::path::Path::to_path_buf)
     }
 
     /// The living processes of a run.

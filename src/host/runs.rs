@@ -54,6 +54,8 @@ pub(super) struct Run {
     pub(super) main_exit: Option<ExitStatus>,
     /// Whether we sent SIGKILL to it.
     pub(super) killed: bool,
+    /// What its cgroup's count of OOM kills was when it began, or when it was last told.
+    pub(super) oom_kills: Option<u64>,
 }
 
 impl Run {
@@ -66,6 +68,7 @@ impl Run {
             pending: None,
             main_exit: None,
             killed: false,
+            oom_kills: None,
         }
     }
 

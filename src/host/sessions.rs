@@ -213,6 +213,11 @@ impl Sessions {
         )
     }
 
+    /// Whether there are orphans that were given to us, or may be somewhere else.
+    pub(super) fn has_orphans(&self, runs: &Runs) -> bool {
+        self.adopted(runs).is_none_or(|adopted| !adopted.is_empty())
+    }
+
     fn picture(&mut self, runs: &mut Runs, freshness: Freshness) -> Rc<Picture> {
         if let Some(picture) = &self.picture
             && freshness == Freshness::Recent
@@ -297,7 +302,8 @@ impl Sessions {
         runs.of_mark(proc::message_queue_limit(process.pid)?).cloned()
     }
 
-    fn remember(&mut self, runs: &mut Runs, process: &Process, key: &Key) {
+    /// Notes whose a process is, for when it is gone or has lost its parent.
+    pub(super) fn remember(&mut self, runs: &mut Runs, process: &Process, key: &Key) {
         if runs.of_pid(process.pid).is_none()
             && let Some(run) = runs.all.get_mut(key)
         {

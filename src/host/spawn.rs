@@ -93,16 +93,22 @@ pub(super) fn words_of(command: &Command) -> Vec<Word<'_>> {
     }
 }
 
-/// Starts it. The warnings name what was done without.
-pub(super) fn start(
-    launcher: &mut sys::Launcher,
-    around: &Surroundings,
-    start: &Start<'_>,
-) -> Result<(sys::Handle, Vec<String>), StartError> {
+/// A process that runs.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) handle: sys::Handle,
+    /// What was done without, for people.
+    pub(super) warnings: Vec<String>,
+    /// Whether it could not be put into the cgroup that it was to be in.
+    pub(super) outside: bool,
+}
+
+/// Starts it.
+pub(super) fn start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<'_>) -> Result<Started, StartError> {
     try_start(launcher, around, start).map_err(StartError::from)
 }
 
-fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<'_>) -> Result<(sys::Handle, Vec<String>), StartFault> {
+fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<'_>) -> Result<Started, StartFault> {
     let unit = start.spawn.unit;
     let mut warnings = Vec::new();
     let account = Account::of(unit)?;
@@ -129,7 +135,7 @@ fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<
     let programs = programs(program, search_path.as_deref())?;
     let limits: Vec<(&'static str, Option<u64>)> = unit.limits.rlimits.iter().map(|(name, value)| (*name, *value)).collect();
     let oom_score = unit.oom_score_adjust.unwrap_or_else(|| around.oom_scores.of(unit));
-    let image = Image {
+    let mut image = Image {
         programs,
         arguments: start
             .command
@@ -164,11 +170,25 @@ fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<
         nice: unit.nice.unwrap_or_default(),
         oom_score,
     };
-    let child = launcher.launch(&image).map_err(|failure| subject.fault(failure))?;
+    let mut outside = false;
+    let child = match launcher.launch(&image) {
+        Err(failure) if failure.step == sys::Step::Cgroup && !unit.strict => {
+            warnings.push(subject.warning(failure));
+            outside = true;
+            image.cgroup = None;
+            launcher.launch(&image)
+        }
+        other => other,
+    };
+    let child = child.map_err(|failure| subject.fault(failure))?;
     // Nobody asked for a score in particular: that it cannot be had is no news of this unit.
     let worth_telling = |failure: &&sys::Failure| failure.step != sys::Step::OomScore || unit.oom_score_adjust.is_some();
     warnings.extend(child.refused.iter().filter(worth_telling).map(|failure| subject.warning(*failure)));
-    Ok((child.handle, warnings))
+    Ok(Started {
+        handle: child.handle,
+        warnings,
+        outside,
+    })
 }
 
 fn variables(around: &Surroundings, start: &Start<'_>, switch: Option<&Account>) -> Result<Variables, StartFault> {

@@ -4,6 +4,7 @@
 //! the supervisor's end is passed over; nothing needs to be synced, for a machine that lost it lost the processes too. A process is the
 //! recorded one if pid, start time and boot are the same: a recycled pid is never touched.
 
+use super::cgroup::Stale;
 use super::proc::{self, Process};
 use super::sys::Handle;
 use crate::supervisor::event::Pid;
@@ -157,13 +158,13 @@ fn read(path: &Path) -> Vec<Entry> {
 
 /// Finds what an earlier supervisor of this instance left and ends it: SIGTERM, and SIGKILL after the grace. Blocks until it is gone.
 /// Returns what was found, for people.
-pub(super) fn end_survivors(record: &Path, control_socket: &Path, grace: Duration) -> Vec<String> {
+pub(super) fn end_survivors(record: &Path, control_socket: &Path, cgroups: &Stale, grace: Duration) -> Vec<String> {
     let entries = read(record);
     let begun = Instant::now();
     let (mut asked, mut killed) = (BTreeSet::new(), BTreeSet::new());
     let mut found = Vec::new();
     loop {
-        let survivors = survivors(&entries, &control_socket.to_string_lossy());
+        let (survivors, spared) = survivors(&entries, &control_socket.to_string_lossy(), cgroups);
         let kill = begun.elapsed() >= grace;
         for (process, unit) in &survivors {
             let which = (process.pid, process.start);
@@ -174,6 +175,9 @@ pub(super) fn end_survivors(record: &Path, control_socket: &Path, grace: Duratio
             if kill && killed.insert(which) {
                 end(process, libc::SIGKILL);
             }
+        }
+        if kill {
+            cgroups.kill(&spared);
         }
         if survivors.is_empty() || begun.elapsed() > grace + UNKILLABLE {
             return found;
@@ -189,14 +193,19 @@ fn end(process: &Process, signal: i32) {
     }
 }
 
-fn survivors(entries: &[Entry], control_socket: &str) -> Vec<(Process, String)> {
+/// Who survived, with its unit; and who is spared.
+fn survivors(entries: &[Entry], control_socket: &str, cgroups: &Stale) -> (Vec<(Process, String)>, BTreeSet<Pid>) {
     let processes: BTreeMap<Pid, Process> = proc::all().into_iter().map(|process| (process.pid, process)).collect();
     let spared = ancestors(&processes);
-    let mut owners: BTreeMap<Pid, String> = BTreeMap::new();
+    // Whoever is in the old supervisor's cgroups is its own without a doubt.
+    let mut owners: BTreeMap<Pid, String> = cgroups.processes().into_iter().filter(|(pid, _)| !spared.contains(pid)).collect();
     for process in processes
         .values()
         .filter(|process| !process.is_dead() && !spared.contains(&process.pid))
     {
+        if owners.contains_key(&process.pid) {
+            continue;
+        }
         let unit = recorded(entries, process, &processes, &spared).or_else(|| by_environment(process, control_socket));
         if let Some(unit) = unit {
             owners.insert(process.pid, unit);
@@ -209,9 +218,10 @@ fn survivors(entries: &[Entry], control_socket: &str) -> Vec<(Process, String)> 
     let living = processes
         .values()
         .filter(|process| !process.is_dead() && !spared.contains(&process.pid));
-    living
+    let survivors = living
         .filter_map(|process| Some((process.clone(), owners.get(&process.pid).cloned().or_else(|| descends(process))?)))
-        .collect()
+        .collect();
+    (survivors, spared)
 }
 
 /// Ourselves and those above us: a supervisor may be started from a shell that a unit of the old one had opened.

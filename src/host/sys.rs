@@ -259,7 +259,11 @@ impl Launcher {
         };
         if pid < 0 {
             // What a cgroup may answer, and a clone without one never does.
-            let cgroup = image.cgroup.is_some() && matches!(errno, libc::EBUSY | libc::EACCES | libc::EPERM | libc::EBADF | libc::ENODEV | libc::EOPNOTSUPP | libc::ENOENT);
+            let cgroup = image.cgroup.is_some()
+                && matches!(
+                    errno,
+                    libc::EBUSY | libc::EACCES | libc::EPERM | libc::EBADF | libc::ENODEV | libc::EOPNOTSUPP | libc::ENOENT
+                );
             return Err(Failure {
                 step: if cgroup { Step::Cgroup } else { Step::Clone },
                 errno,

@@ -218,6 +218,7 @@ pub(crate) fn host_in(dir: &Path, environment: Environment) -> Host {
         places,
         environment,
         binary,
+        cgroups: std::env::var_os("SANDKEEP_TEST_NO_CGROUPS").is_none(),
     })
     .expect("a host")
 }

@@ -171,7 +171,8 @@ impl Place {
 }
 
 /// What to say, and do, under systemd.
-pub(super) const NOT_DELEGATED: &str = "systemd did not delegate our cgroup: `Delegate=yes` in the service, or `systemd-run --scope -p Delegate=yes`";
+pub(super) const NOT_DELEGATED: &str =
+    "systemd did not delegate our cgroup: `Delegate=yes` in the service, or `systemd-run --scope -p Delegate=yes`";
 
 /// The words of a file of the kernel's.
 pub(super) fn words(path: &Path) -> Vec<String> {
@@ -183,7 +184,8 @@ pub(super) fn words(path: &Path) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const UNIFIED: &str = "24 1 0:22 / /proc rw - proc proc rw\n30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
+    const UNIFIED: &str =
+        "24 1 0:22 / /proc rw - proc proc rw\n30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate";
 
     #[test]
     fn a_service_of_a_unified_machine_is_below_its_mount() {
@@ -206,10 +208,7 @@ mod tests {
     #[test]
     fn a_container_sees_only_its_part() {
         let bind = "30 23 0:26 /docker/ab12 /sys/fs/cgroup rw - cgroup2 cgroup rw";
-        assert_eq!(
-            place(bind, "0::/docker/ab12/x\n").unwrap().directory,
-            Path::new("/sys/fs/cgroup/x")
-        );
+        assert_eq!(place(bind, "0::/docker/ab12/x\n").unwrap().directory, Path::new("/sys/fs/cgroup/x"));
         assert!(place(bind, "0::/docker/ab12345\n").unwrap_err().contains("outside"));
         assert!(place(UNIFIED, "0::/../other\n").unwrap_err().contains("namespace"));
     }

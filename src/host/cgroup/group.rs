@@ -130,9 +130,24 @@ impl Group {
         let weight = |value: Option<u32>| value.unwrap_or(100).to_string();
         let before = &self.limits;
         let wanted = [
-            (before.memory_max != limits.memory_max, "memory.max", "memory_max", or_max(limits.memory_max)),
-            (before.tasks_max != limits.tasks_max, "pids.max", "tasks_max", or_max(limits.tasks_max)),
-            (before.cpu_weight != limits.cpu_weight, "cpu.weight", "cpu_weight", weight(limits.cpu_weight)),
+            (
+                before.memory_max != limits.memory_max,
+                "memory.max",
+                "memory_max",
+                or_max(limits.memory_max),
+            ),
+            (
+                before.tasks_max != limits.tasks_max,
+                "pids.max",
+                "tasks_max",
+                or_max(limits.tasks_max),
+            ),
+            (
+                before.cpu_weight != limits.cpu_weight,
+                "cpu.weight",
+                "cpu_weight",
+                weight(limits.cpu_weight),
+            ),
         ];
         let mut refused = Vec::new();
         for (differs, file, key, value) in wanted {
@@ -140,10 +155,7 @@ impl Group {
                 refused.push(format!("`{key}`: writing {value} to {}: {why}", self.path.join(file).display()));
             }
         }
-        self.limits = Limits {
-            rlimits: std::collections::BTreeMap::new(),
-            ..limits.clone()
-        };
+        self.limits.clone_from(limits);
         refused
     }
 
@@ -225,6 +237,9 @@ mod tests {
             ..Limits::default()
         };
         let refused = group.limit(&weighted);
-        assert!(refused.len() == 1 && refused[0].starts_with("`cpu_weight`: writing 7"), "{refused:?}");
+        assert!(
+            refused.len() == 1 && refused[0].starts_with("`cpu_weight`: writing 7"),
+            "{refused:?}"
+        );
     }
 }

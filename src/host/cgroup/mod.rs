@@ -46,6 +46,17 @@ impl Rung {
         }
     }
 
+    /// Those of a unit's limits that can be set here.
+    fn within_reach(&self, limits: &crate::unit::Limits) -> crate::unit::Limits {
+        let has = |name: &str| self.controllers.iter().any(|one| one == name);
+        crate::unit::Limits {
+            rlimits: std::collections::BTreeMap::new(),
+            memory_max: limits.memory_max.filter(|_| has("memory")),
+            tasks_max: limits.tasks_max.filter(|_| has("pids")),
+            cpu_weight: limits.cpu_weight.filter(|_| has("cpu")),
+        }
+    }
+
     /// The keys of a unit that cannot be enforced here, each with the reason.
     pub fn missing(&self, limits: &crate::unit::Limits) -> Vec<String> {
         let wanted = [
@@ -62,6 +73,15 @@ impl Rung {
                 format!("`{key}` has no effect: no cgroup v2 controller `{controller}` ({reason})")
             })
             .collect()
+    }
+}
+
+/// Makes the tree of a supervisor's units, if they are wanted and can be had.
+pub(super) fn open(runtime: &std::path::Path, wanted: bool) -> (Option<Tree>, Rung) {
+    if wanted {
+        Tree::open(runtime)
+    } else {
+        (None, Rung::none("turned off by SANDKEEP_CGROUPS=off".to_owned()))
     }
 }
 

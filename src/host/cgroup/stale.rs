@@ -23,12 +23,12 @@ impl Stale {
             return Self::default();
         };
         let directory = PathBuf::from(text.trim_end());
-        let ours = directory.join("cgroup.procs").is_file() && directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sandkeep-"));
+        let ours = directory.join("cgroup.procs").is_file()
+            && directory
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("sandkeep-"));
         if !ours {
-            return Self {
-                record,
-                ..Self::default()
-            };
+            return Self { record, ..Self::default() };
         }
         let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
         let groups = entries.filter_map(|entry| {

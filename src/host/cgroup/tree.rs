@@ -1,11 +1,11 @@
 //! The tree of one supervisor: where it is, which controllers it has, and the groups of its runs.
 
+use super::Rung;
 use super::find::{self, CONTROLLERS, NOT_DELEGATED, Place};
 use super::group::{self, Group};
-use super::Rung;
 use crate::host::runs::Key;
 use crate::supervisor::event::Pid;
-use crate::unit::Limits;
+use crate::unit::{Config, Limits};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
@@ -62,11 +62,7 @@ impl Tree {
         let instance = runtime.file_name().unwrap_or_default().to_string_lossy();
         let directory = known
             .filter(|path| path.parent() == Some(place.directory.as_path()))
-            .unwrap_or_else(|| {
-                place
-                    .directory
-                    .join(format!("sandkeep-{instance}-{:08x}", fastrand::u32(..)))
-            });
+            .unwrap_or_else(|| place.directory.join(format!("sandkeep-{instance}-{:08x}", fastrand::u32(..))));
         let failed = |act: &str, why: &io::Error| format!("{act} {}: {why}", directory.display());
         // Written first: whatever happens to us from here on, our successor knows where to look.
         fs::write(&record, directory.as_os_str().as_encoded_bytes()).map_err(|why| failed("noting", &why))?;
@@ -165,11 +161,6 @@ impl Tree {
         }
     }
 
-    /// What there is.
-    pub(in crate::host) fn rung(&self) -> &Rung {
-        &self.rung
-    }
-
     /// A group for a run: its unit's last one, if nothing is left in it. The warnings name limits that were refused.
     pub(in crate::host) fn begin(&mut self, key: &Key, limits: &Limits) -> io::Result<Vec<String>> {
         if !self.groups.contains_key(key) {
@@ -179,12 +170,28 @@ impl Tree {
             };
             self.insert(key.clone(), group);
         }
-        let mut wanted = limits.clone();
-        let has = |name: &str| self.rung.controllers.iter().any(|one| one == name);
-        wanted.memory_max = wanted.memory_max.filter(|_| has("memory"));
-        wanted.tasks_max = wanted.tasks_max.filter(|_| has("pids"));
-        wanted.cpu_weight = wanted.cpu_weight.filter(|_| has("cpu"));
+        let wanted = self.rung.within_reach(limits);
         Ok(self.groups.get_mut(key).map(|group| group.limit(&wanted)).unwrap_or_default())
+    }
+
+    /// Sets the limits of every unit's groups anew. What was refused, for people.
+    pub(in crate::host) fn limit(&mut self, config: &Config) -> Vec<String> {
+        let mut refused = Vec::new();
+        for (key, group) in &mut self.groups {
+            if let Some(unit) = config.units.iter().find(|unit| unit.name == key.0) {
+                let faults = group.limit(&self.rung.within_reach(&unit.limits));
+                refused.extend(faults.into_iter().map(|fault| format!("{}: {fault}", unit.name)));
+            }
+        }
+        refused
+    }
+
+    /// Lets go of a run's group, which is of no use to it.
+    pub(in crate::host) fn forget(&mut self, key: &Key) {
+        if let Some(group) = self.groups.remove(key) {
+            self.by_name.retain(|_, of| of != key);
+            let _ = group.remove();
+        }
     }
 
     fn insert(&mut self, key: Key, group: Group) {
@@ -204,7 +211,9 @@ impl Tree {
     }
 
     fn make(&self, key: &Key) -> io::Result<Group> {
-        let taken = |name: &String| self.by_name.contains_key(name) || Group::open(self.directory.join(name)).is_ok_and(|group| group.is_populated());
+        let taken = |name: &String| {
+            self.by_name.contains_key(name) || Group::open(self.directory.join(name)).is_ok_and(|group| group.is_populated())
+        };
         let first = format!("{}{SUFFIX}", key.0);
         let numbered = (2..).map(|number: u32| format!("{first}.{number}"));
         let name = std::iter::once(first.clone()).chain(numbered).find(|name| !taken(name));

@@ -51,9 +51,14 @@ impl Host {
         }
     }
 
-    /// SIGKILL for everything of a run. Whole process groups first: the kernel does that in one go, so that processes which fork and exit
-    /// faster than /proc can be read do not get away.
+    /// SIGKILL for everything of a run. Its cgroup and whole process groups first: the kernel does that in one go, so that processes which
+    /// fork and exit faster than /proc can be read do not get away.
     fn kill_all(&mut self, key: &Key) {
+        self.set.kill(key, |pid| {
+            if let Some(process) = proc::process(pid) {
+                signal_other(&process, libc::SIGKILL);
+            }
+        });
         let others = self.set.others(&mut self.runs, key, Freshness::Now);
         let Some(run) = self.runs.all.get_mut(key) else { return };
         run.killed = true;
@@ -116,6 +121,13 @@ impl Host {
         }
         let now = Instant::now();
         for key in pending {
+            let lingers = self.set.lingers(&self.runs, &key);
+            if let Some(pending) = self.runs.all.get_mut(&key).and_then(|run| run.pending.as_mut())
+                && pending.next.is_none()
+                && lingers
+            {
+                pending.next = Some(now + pending.wait);
+            }
             let due = |run: &Run| {
                 run.pending
                     .as_ref()
