@@ -8,6 +8,7 @@ mod skip;
 mod alone;
 mod world;
 
+mod cgroups;
 mod empty;
 mod exits;
 mod files;

@@ -61,6 +61,7 @@ fn units_get_sigterm_when_their_supervisor_is_killed() {
         first.kill().unwrap();
         first.wait().unwrap();
         wait_for("the unit to end", || !lives(pid));
+        end_survivors(&places(dir.path()), Duration::ZERO);
     });
 }
 
@@ -101,5 +102,25 @@ fn a_recycled_pid_is_not_touched() {
         assert!(innocent.try_wait().unwrap().is_none());
         innocent.kill().unwrap();
         innocent.wait().unwrap();
+    });
+}
+
+#[test]
+fn who_hid_from_everything_is_found_in_the_old_cgroups() {
+    skip!("needs-cgroup2");
+    alone(&[As::Us, As::Pid1], || {
+        be_first(&[("hidden", "orphan-bare unmark ignore 15 touch-pid DIR/hidden forever -- forever")]);
+        let dir = crate::world::directory();
+        let mut first = first_supervisor(dir.path());
+        let pid = pid_in(&dir.path().join("hidden"));
+        first.kill().unwrap();
+        first.wait().unwrap();
+        assert!(lives(pid), "it ignores SIGTERM");
+        let record = places(dir.path()).runtime.join("cgroup");
+        let tree = std::fs::read_to_string(&record).unwrap();
+        let found = end_survivors(&places(dir.path()), Duration::from_millis(100));
+        assert!(found.iter().any(|text| text.starts_with("hidden: pid ")), "{found:?}");
+        assert!(!lives(pid), "{found:?}");
+        assert!(!Path::new(&tree).exists() && !record.exists(), "{tree}");
     });
 }

@@ -43,6 +43,8 @@ fn act<'a>(word: &str, words: &mut impl Iterator<Item = &'a str>) {
         "orphan" => orphan(words),
         "orphan-bare" => orphan_bare(words),
         "fork-bomb" => fork_bomb(number(next())),
+        "unmark" => unmark(),
+        "eat" => eat(number(next())),
         // Output.
         "print" => print(next()),
         "error" => eprintln!("{}", next()),
@@ -187,6 +189,23 @@ fn orphan_bare<'a>(words: &mut impl Iterator<Item = &'a str>) {
     }
     // SAFETY: a null status is allowed.
     unsafe { libc::waitpid(middle, std::ptr::null_mut(), 0) };
+}
+
+/// Takes a limit back to what it mostly is, as root may: it may have been lowered to mark us.
+fn unmark() {
+    let limit = libc::rlimit {
+        rlim_cur: 819_200,
+        rlim_max: 819_200,
+    };
+    // SAFETY: the structure lives through the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MSGQUEUE, &raw const limit) };
+}
+
+/// Uses so many MiB of memory.
+fn eat(mebibytes: usize) {
+    for _ in 0..mebibytes {
+        std::mem::forget(std::hint::black_box(vec![1_u8; 1 << 20]));
+    }
 }
 
 /// So many processes that fork one more each whenever they can.

@@ -108,7 +108,7 @@ fn unescape(text: &str) -> String {
 impl Place {
     /// The cgroup above the tree of an earlier supervisor, or of ourselves before an upgrade, in which we may find us.
     pub(super) fn outside_of(mut self, tree: &str) -> Self {
-        let Some(at) = self.path.split('/').position(|name| name == tree) else {
+        let Some(at) = self.path.split('/').position(|name| name == tree && !name.is_empty()) else {
             return self;
         };
         let inside = self.path.split('/').count() - at;
@@ -225,6 +225,10 @@ mod tests {
     fn within_the_tree_of_an_earlier_supervisor_we_look_above_it() {
         let inside = place(UNIFIED, "0::/a/sandkeep-x/dev/deep\n").unwrap().outside_of("sandkeep-x");
         assert_eq!((inside.path.as_str(), inside.directory.to_str()), ("/a", Some("/sys/fs/cgroup/a")));
+        assert_eq!(
+            place(UNIFIED, "0::/\n").unwrap().outside_of("").directory,
+            Path::new("/sys/fs/cgroup/")
+        );
         let at_root = place(UNIFIED, "0::/sandkeep-x/supervisor\n").unwrap().outside_of("sandkeep-x");
         assert_eq!((at_root.path.as_str(), at_root.directory.to_str()), ("", Some("/sys/fs/cgroup")));
     }
