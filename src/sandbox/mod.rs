@@ -14,6 +14,7 @@ pub mod plan;
 pub mod progress;
 pub mod provider;
 pub mod record;
+pub mod serve;
 pub mod start;
 pub mod stop;
 
