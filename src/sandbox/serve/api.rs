@@ -8,15 +8,12 @@ use super::routes::{operations, reads, sandboxes};
 use super::sandboxes::Sandboxes;
 use crate::sandbox::fleet::FleetHandle;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, RawPathParams, Request, State};
+use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
-
-/// The largest body: a status document, or a start with its environment.
-const BODY_LIMIT: usize = 4 << 20;
 
 /// What the routes work with; cheap to clone.
 #[derive(Clone)]
@@ -77,7 +74,6 @@ pub fn router(app: App) -> Router {
     router
         .fallback(|| async { Problem::new(ProblemCode::NotFound, "no route has this path").hint("`GET /openapi.json` lists them") })
         .method_not_allowed_fallback(|| async { Problem::new(ProblemCode::MethodNotAllowed, "this route does not take this method") })
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(app)
 }
 

@@ -1,7 +1,7 @@
 //! `sandkeep serve`: the app's three actions over HTTP: start a sandbox with its worker, say how the worker does, stop it.
 //!
 //! ```text
-//! app ──HTTP──▶ door ─▶ api ─▶ routes ─┬─▶ desk (operations, on disk) ─▶ a task for each start or stop ─▶ Sandboxes ─▶ sandbox::start …
+//! app ──HTTP──▶ door ─▶ api ─▶ routes ─┬─▶ desk, clerk (operations, on disk) ─▶ a task for each start or stop ─▶ Sandboxes ─▶ sandbox::start …
 //!                                      ├─▶ fleet (what each sandbox says, and whom to ask next) ◀── reports of the sandboxes
 //!                                      └─▶ event log (server-sent events)
 //! ```
@@ -13,6 +13,7 @@ pub mod answers;
 pub mod api;
 mod attempt;
 mod book;
+mod clerk;
 pub mod desk;
 pub mod door;
 pub mod events;
@@ -24,6 +25,7 @@ pub mod order;
 pub mod problem;
 mod routes;
 pub mod sandboxes;
+pub mod through;
 mod unsaved;
 
 pub use book::BookError;

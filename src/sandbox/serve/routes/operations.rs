@@ -35,7 +35,7 @@ pub(in crate::sandbox::serve) async fn operation(State(app): State<App>, Path(id
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::sandbox::serve) struct From {
+pub(in crate::sandbox::serve) struct StartingAt {
     /// After the event of this id, as the header `Last-Event-ID`.
     #[serde(default)]
     after: Option<u64>,
@@ -61,7 +61,7 @@ fn last_event_id(headers: &HeaderMap) -> Option<u64> {
 
 /// An operation's events as they happen, from the first on, also those from before a restart; ends with the operation.
 #[utoipa::path(get, path = "/v1/operations/{id}/events", tag = "operations",
-    params(("id" = String, Path, description = "the operation"), From,
+    params(("id" = String, Path, description = "the operation"), StartingAt,
         ("Last-Event-ID" = Option<u64>, Header, description = "after the event of this id")),
     responses((status = 200, body = Event, content_type = "text/event-stream"),
         (status = 404, body = ProblemDocument, content_type = "application/problem+json")))]
@@ -69,7 +69,7 @@ pub(in crate::sandbox::serve) async fn operation_events(
     State(app): State<App>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Params(from): Params<From>,
+    Params(from): Params<StartingAt>,
 ) -> Result<Response, Problem> {
     let after = last_event_id(&headers).or(from.after).unwrap_or(0);
     let newest = app.log.newest();

@@ -135,17 +135,9 @@ async fn rows(app: &App) -> Result<BTreeMap<String, SandboxRow>, Problem> {
 pub(in crate::sandbox::serve) async fn worker(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
     check_name(&id)?;
     let operation = app.desk.last_of(&id).await?;
-    let looked = tokio::time::timeout(LOOK_TIME, app.sandboxes.look(id.clone())).await;
-    let late = |_| {
-        Fault::new(
-            Code::Unreachable,
-            format!("`{id}` did not say how it does within {} s", LOOK_TIME.as_secs()),
-        )
-    };
-    let report = looked.map_err(late)?;
     let starting = operation.as_ref().filter(|operation| !operation.state.is_over());
-    let worker = match report {
-        Ok(report) if report.condition != Condition::NoSuchSandbox => {
+    let worker = match look(&app, &id).await? {
+        Some(report) => {
             if let Some(document) = &report.status {
                 app.fleet.learned(&id, Heard::Document(Arc::new(document.clone()))).await?;
             }
@@ -153,14 +145,26 @@ pub(in crate::sandbox::serve) async fn worker(State(app): State<App>, Path(id): 
             told(&id, report, lines, starting)
         }
         // A start has only begun: there is nothing yet that could be asked.
-        Ok(_)
-        | Err(Fault {
-            code: Code::NoSuchSandbox, ..
-        }) if starting.is_some() => nothing_yet(&id, starting),
-        Ok(_) => return Err(gone(&id, operation.as_ref())),
-        Err(fault) => return Err(fault.into()),
+        None if starting.is_some() => nothing_yet(&id, starting),
+        None => return Err(gone(&id, operation.as_ref())),
     };
     Ok(answer(StatusCode::OK, &worker))
+}
+
+/// `None` if there is no such sandbox.
+async fn look(app: &App, id: &str) -> Result<Option<Report>, Problem> {
+    let looked = tokio::time::timeout(LOOK_TIME, app.sandboxes.look(id.to_owned())).await;
+    let late = |_| {
+        Fault::new(
+            Code::Unreachable,
+            format!("`{id}` did not say how it does within {} s", LOOK_TIME.as_secs()),
+        )
+    };
+    match looked.map_err(late)? {
+        Ok(report) => Ok(Some(report).filter(|report| report.condition != Condition::NoSuchSandbox)),
+        Err(fault) if fault.code == Code::NoSuchSandbox => Ok(None),
+        Err(fault) => Err(fault.into()),
+    }
 }
 
 fn gone(id: &str, operation: Option<&Operation>) -> Problem {

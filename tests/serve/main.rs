@@ -1,0 +1,17 @@
+//! `sandkeep serve`: the API over a real socket with sandboxes that do as they are told, a thousand of them for the fleet, and the real
+//! binary with the real provider `local`.
+
+#![allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "a test that cannot go on fails"
+)]
+
+mod api;
+mod events;
+mod fake;
+mod fleet;
+mod restart;
+mod server;
