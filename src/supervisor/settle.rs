@@ -4,6 +4,7 @@
 use super::action::{Action, Transition};
 use super::graph::Id;
 use super::machine::Supervisor;
+use super::node::Node;
 use super::state::{End, Face, Hope, State};
 use crate::unit::{Name, Unit};
 use std::time::Duration;
@@ -142,13 +143,18 @@ impl Supervisor {
         }
     }
 
-    /// Whether all that is ordered after it and has to stop is down.
+    /// Whether all that has to stop before it is down.
     fn followers_down(&self, id: Id) -> bool {
-        self.graph
-            .of(id)
-            .followers
-            .iter()
-            .all(|&f| !self.nodes[f].face.leaving || self.nodes[f].face.down)
+        self.stops_before(id).next().is_none()
+    }
+
+    /// What is still up of all that is ordered after it and has to stop too, or depends on it and stops for reasons of its own.
+    pub(super) fn stops_before(&self, id: Id) -> impl Iterator<Item = Id> {
+        let edges = self.graph.of(id);
+        edges.followers.iter().copied().filter(|f| {
+            let Node { face, state, .. } = &self.nodes[*f];
+            !face.down && (face.leaving || (matches!(state, State::Stopping(_)) && edges.dependents.contains(f)))
+        })
     }
 
     /// Whether what it is ordered after allows it to start.

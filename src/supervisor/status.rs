@@ -174,9 +174,9 @@ impl Supervisor {
         let name = |id: usize| self.nodes[id].spec.name.clone();
         let face = |id: usize| self.nodes[id].face;
         if node.face.leaving && !matches!(node.state, State::Inactive | State::Stopping(_)) {
-            let open = edges.followers.iter().filter(|&&f| face(f).leaving && !face(f).down);
-            return open
-                .map(|&f| WaitsFor {
+            return self
+                .stops_before(id)
+                .map(|f| WaitsFor {
                     unit: name(f),
                     how: "before",
                     hopeless: false,
