@@ -113,6 +113,10 @@ impl Supervisor {
             if named || rests {
                 node.absolve();
             }
+            // It is at the end of a run, which its policy may follow with none.
+            if named && matches!(node.state, State::Stopping(_)) {
+                node.cycle = Some("started by request".into());
+            }
             self.changed(id);
         }
         self.wait(request, Kind::Started, Some(wanted));

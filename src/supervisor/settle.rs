@@ -105,8 +105,10 @@ impl Supervisor {
 
     /// It must stop: begins to, once all that is ordered after it and has to stop too is down.
     fn retreat(&mut self, id: Id, why: String) -> bool {
-        let unwanted = self.nodes[id].cycle.is_none();
-        let rests = self.nodes[id].face.down && unwanted;
+        let node = &self.nodes[id];
+        // A restart that is to come keeps its place in the order, unless nothing comes any more.
+        let unwanted = node.cycle.is_none() || node.removed || self.turn.stopping();
+        let rests = node.face.down && unwanted;
         if !rests && !self.followers_down(id) {
             return false;
         }

@@ -40,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) post_commands: bool,
     /// When the last of `exec_stop` was asked for.
     pub(crate) stop_command: Option<Instant>,
+    /// A reload since this run began concerned it: changed it, or what it is bound to or part of.
+    pub(crate) concerned: bool,
     /// The stop signals and starts of its whole life.
     pub(crate) starts: Vec<Instant>,
     /// The last wait before a restart that no one has since interfered with.
@@ -104,19 +106,21 @@ impl Facts {
             term: None,
             post_commands: false,
             stop_command: None,
+            concerned: false,
             starts: vec![],
             last_wait: None,
             announced: None,
         }
     }
 
-    /// A new run: what was true of the one before is not of this one.
+    /// A new run: what was true of the one before is not of this one, except that it was a stable one.
     pub(crate) fn begin(&mut self, now: Instant, invocation: Invocation) {
+        let stable = self.ready_for >= secs(10);
         let starts = std::mem::take(&mut self.starts);
         *self = Self {
             invocation,
             starts,
-            last_wait: self.last_wait,
+            last_wait: self.last_wait.filter(|_| !stable),
             announced: self.announced,
             ..Self::new(now)
         };

@@ -286,6 +286,12 @@ impl World<'_> {
             }
             _ => {}
         }
+        // Told to restart while it waited: what was counted is forgotten once it is down.
+        let interrupted =
+            transition.from == "auto-restart" && transition.reason != before.unit(unit.as_str()).map_or("", |was| &was.reason);
+        if interrupted {
+            facts.last_wait = None;
+        }
         if transition.to == "exited" {
             facts.last_wait = None;
             facts.starts.clear();

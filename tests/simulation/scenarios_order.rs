@@ -351,3 +351,39 @@ fn a_thousand_units_come_up_and_go_down() {
     }
     assert_eq!(bench.done().last().map(String::as_str), Some("halt 0"));
 }
+
+#[test]
+fn what_ends_by_itself_is_waited_for_by_what_it_needs() {
+    let web = Unit {
+        binds_to: names(&["db"]),
+        ..unit("web")
+    };
+    let page = Unit {
+        requires: names(&["web"]),
+        ..unit("page")
+    };
+    let mut bench = Bench::new(vec![unit("db"), web, page]);
+    bench.spawned("db").spawned("web").spawned("page").goes("page").exited("web", 1);
+    bench.ask(Verb::Restart(vec!["db".into()]));
+    // The restart of `web` is taken back, the end that it is at is not.
+    bench.ask(Verb::Stop(vec!["web".into()]));
+    bench.ask(Verb::Start(vec!["page".into()]));
+    assert!(!bench.done().contains(&"signal db all 15".into()), "web still lives");
+    bench.emptied("web");
+    assert_eq!(bench.done()[..2], ["signal db all 15", "empty db"]);
+}
+
+#[test]
+fn a_start_at_the_end_of_a_run_comes_whatever_the_policy() {
+    let mut bench = Bench::new(vec![Unit {
+        restart: Restart::No,
+        ..unit("web")
+    }]);
+    bench.spawned("web").exited("web", 1);
+    let start = bench.ask(Verb::Start(vec!["web".into()]));
+    bench.done();
+    bench.emptied("web");
+    assert_eq!(bench.done(), ["spawn web"]);
+    bench.spawned("web");
+    assert_eq!(bench.reply(start), Some(Outcome::Done));
+}

@@ -430,6 +430,35 @@ fn a_watching_service_reloads_if_it_can_and_restarts_if_not() {
 }
 
 #[test]
+fn what_is_to_stop_is_not_woken_by_a_change() {
+    let web = Unit {
+        watch: vec!["*.conf".into()],
+        reload_signal: Some(1),
+        ..unit("web")
+    };
+    let follower = Unit {
+        requires: names(&["web"]),
+        ..unit("follower")
+    };
+    let change = || Event::WatchChanged {
+        unit: name("web"),
+        path: "a.conf".into(),
+    };
+    let mut bench = Bench::new(vec![web, follower]);
+    bench.spawned("web").spawned("follower");
+    let stop = bench.ask(Verb::Stop(vec!["web".into()]));
+    bench.done();
+    bench.event(change());
+    assert_eq!(bench.done(), [""; 0], "it runs only because its follower has to go first");
+    bench.goes("follower").event(change()).goes("web").event(change());
+    assert_eq!(
+        bench.done(),
+        ["signal web all 15".into(), "empty web".into(), format!("reply {stop} Done")]
+    );
+    assert_eq!(bench.state("web"), "inactive/dead");
+}
+
+#[test]
 fn a_repaired_config_starts_what_failed_at_once() {
     let dev = Unit {
         restart: Restart::Always,

@@ -62,7 +62,7 @@ impl World<'_> {
         self.check_timers(unit, facts);
         self.check_progress(unit, after);
         self.check_blame(unit, facts, before);
-        self.check_reload(unit, event, earlier, after);
+        self.check_reload(unit, event, earlier);
         if self.told.shutdown || unit.goal == Goal::Down {
             assert_ne!(unit.sub_state, "auto-restart", "{name}: waits to be started though it is stopped");
         }
@@ -233,13 +233,30 @@ impl World<'_> {
     }
 
     /// A reload touches only what changed and what is part of it or bound to it.
-    fn check_reload(&self, unit: &UnitStatus, event: &Event, earlier: &Status, after: &Status) {
-        let (Event::Configure { config, .. }, Some(before)) = (event, earlier.unit(unit.spec.name.as_str())) else {
+    fn check_reload(&self, unit: &UnitStatus, event: &Event, earlier: &Status) {
+        let (Event::Configure { .. }, Some(before)) = (event, earlier.unit(unit.spec.name.as_str())) else {
             return;
         };
         if unit.state != "deactivating" || before.state == "deactivating" {
             return;
         }
+        let timed_out = unit.reason.starts_with("not ready within");
+        let name = &unit.spec.name;
+        assert!(
+            self.facts[name].concerned || timed_out,
+            "{name}: stopped by a reload that does not concern it: {}",
+            unit.reason
+        );
+    }
+
+    /// Takes down whom a reload concerns, and that a unit that is no longer there cannot be waited for.
+    pub(crate) fn note_reload(&mut self, event: &Event, earlier: &Status, after: &Status) {
+        for (verb, units) in self.told.open.values_mut() {
+            if matches!(verb, Verb::Stop(_)) {
+                units.retain(|unit| after.unit(unit.as_str()).is_some());
+            }
+        }
+        let Event::Configure { config, .. } = event else { return };
         let changed = |spec: &Unit| {
             config.unit(spec.name.as_str()).is_none_or(|new| {
                 let (description, start_timeout) = (new.description.clone(), new.start_timeout);
@@ -268,12 +285,8 @@ impl World<'_> {
         while let Some(more) = next(&reached) {
             reached.push(more);
         }
-        let timed_out = unit.reason.starts_with("not ready within");
-        let name = &unit.spec.name;
-        assert!(
-            reached.contains(&name) || timed_out,
-            "{name}: stopped by a reload that does not concern it: {}",
-            unit.reason
-        );
+        for name in reached {
+            self.facts.get_mut(name).expect("known").concerned = true;
+        }
     }
 }

@@ -210,6 +210,7 @@ impl World<'_> {
         self.earlier = Some(before.clone());
         let actions = self.supervisor.step(self.now, event.clone());
         let after = self.supervisor.status();
+        self.note_reload(&event, &before, &after);
         for action in &actions {
             if !matches!(action, Action::Configured(_)) {
                 self.say(|| format!("  {action:?}"));
