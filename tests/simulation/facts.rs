@@ -40,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) post_commands: bool,
     /// When the last of `exec_stop` was asked for.
     pub(crate) stop_command: Option<Instant>,
+    /// It stops to be started again, by request or for something that changed: what was counted is forgotten.
+    pub(crate) afresh: bool,
     /// A reload since this run began concerned it: changed it, or what it is bound to or part of.
     pub(crate) concerned: bool,
     /// The stop signals and starts of its whole life.
@@ -55,6 +57,8 @@ pub(crate) struct Term {
     pub(crate) at: Instant,
     pub(crate) timeout: Duration,
     pub(crate) extended_until: Option<Instant>,
+    /// Whether what all units may take for their stop was within the shutdown's budget.
+    pub(crate) all_fit: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -107,6 +111,7 @@ impl Facts {
             post_commands: false,
             stop_command: None,
             concerned: false,
+            afresh: false,
             starts: vec![],
             last_wait: None,
             announced: None,
@@ -116,11 +121,11 @@ impl Facts {
     /// A new run: what was true of the one before is not of this one, except that it was a stable one.
     pub(crate) fn begin(&mut self, now: Instant, invocation: Invocation) {
         let stable = self.ready_for >= secs(10);
-        let starts = std::mem::take(&mut self.starts);
+        let starts = if self.afresh { vec![] } else { std::mem::take(&mut self.starts) };
         *self = Self {
             invocation,
             starts,
-            last_wait: self.last_wait.filter(|_| !stable),
+            last_wait: self.last_wait.filter(|_| !stable && !self.afresh),
             announced: self.announced,
             ..Self::new(now)
         };

@@ -203,7 +203,8 @@ impl World<'_> {
         );
         let main_lives = self.processes.values().any(|p| p.unit == *unit && p.stage == Some(Stage::Main));
         let control = self.processes.values().any(|p| p.unit == *unit && p.stage.is_some());
-        let all_fit = Duration::from_millis(self.scenario.budget)
+        let begun = self.told.shutdown_at.map_or(Duration::ZERO, |at| self.now - at);
+        let all_fit = Duration::from_millis(self.scenario.budget).saturating_sub(begun)
             >= after
                 .units
                 .iter()
@@ -217,6 +218,7 @@ impl World<'_> {
                 at: now,
                 timeout: spec.stop_timeout,
                 extended_until: None,
+                all_fit,
             });
             return;
         }
@@ -226,6 +228,8 @@ impl World<'_> {
         let fits = facts
             .term
             .is_some_and(|term| latest.is_none_or(|latest| term.at + term.timeout <= latest));
+        // Its grace was set with the signal: what others have taken since, or changed, does not give it more.
+        let all_fit = facts.term.map_or(all_fit, |term| term.all_fit);
         let cut_short = told.shutdown && !(all_fit && fits);
         let in_time = facts.term.is_some_and(|term| now >= term.at + term.timeout.min(spec.stop_timeout));
         let hung = facts.stop_command.is_some_and(|at| now >= at + spec.stop_timeout);
@@ -291,6 +295,12 @@ impl World<'_> {
             transition.from == "auto-restart" && transition.reason != before.unit(unit.as_str()).map_or("", |was| &was.reason);
         if interrupted {
             facts.last_wait = None;
+        }
+        let afresh = ["restarted by request", "started by request", "its config changed"].contains(&transition.reason.as_str())
+            || transition.reason.ends_with(" changed")
+            || transition.reason.ends_with(" ran again");
+        if transition.state == "deactivating" && afresh {
+            facts.afresh = true;
         }
         if transition.to == "exited" {
             facts.last_wait = None;
