@@ -16,7 +16,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sync", &["unit", "backoff", "control::client", "sd_notify", "host::mask"]),
     ("agent", &["unit", "backoff", "control::client", "sd_notify", "host::mask"]),
     ("mcp", &["unit", "control::client"]),
-    ("sandbox", &["unit", "control::document", "control::client", "backoff"]),
+    (
+        "sandbox",
+        &["unit", "control::document", "control::client", "host::mask", "backoff"],
+    ),
 ];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {

@@ -70,7 +70,8 @@ pub(super) struct Args {
 }
 
 impl Args {
-    fn origin(&self) -> Result<Origin, CliError> {
+    /// Where the configuration comes from.
+    pub(super) fn origin(&self) -> Result<Origin, CliError> {
         let here = std::env::current_dir().map_err(|error| CliError::failed(format!("finding the current directory: {error}")))?;
         let source = match &self.config {
             Some(file) => Source::File(here.join(file)),

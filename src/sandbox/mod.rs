@@ -7,20 +7,38 @@
 //!
 //! Nothing in here prints: progress goes to a [`progress::Progress`], which is a terminal's, a server's or nobody's.
 
+mod binary;
+pub mod environment;
 pub mod fault;
 pub mod fleet;
+mod http;
+pub mod inside;
 pub mod look;
 pub mod plan;
 pub mod progress;
 pub mod provider;
 pub mod record;
+mod repo;
 pub mod serve;
 pub mod start;
 pub mod stop;
+pub mod upgrade;
+pub mod verdict;
 
 pub use fault::{Code, Fault};
-pub use look::{Condition, LogsWanted, Report, logs, status};
+pub use look::{Condition, LogsWanted, Report, exec, logs, status};
 pub use plan::Step;
 pub use record::Records;
 pub use start::{StartRequest, Started, start};
 pub use stop::{StopRequest, Stopped, stop};
+pub use upgrade::upgrade;
+
+/// The name of a sandbox that is given none: its repository's.
+///
+/// # Errors
+/// [`Code::BadRequest`] when the address is none.
+pub fn name_of(repo: &str) -> Result<String, Fault> {
+    let mut name = repo::Address::parse(repo)?.directory();
+    name.truncate(64);
+    record::check_name(&name).map(|()| name)
+}

@@ -1,13 +1,22 @@
 //! One call that puts sandkeep into a sandbox: it creates, resumes, reloads or just answers, and says which.
 
+mod config;
+mod run;
+mod survey;
+mod tasks;
+mod undo;
+
 use super::fault::{Code, Fault};
 use super::plan::Action;
-use super::progress::{Progress, StepDone};
+use super::progress::{Progress, StepDone, Told};
 use super::provider::{Provider, Secret};
-use super::record::Records;
+use super::record::{Records, check_name};
+use run::Run;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub(super) use undo::{down, remove};
 
 /// Which repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +56,8 @@ pub struct StartRequest {
     pub name: String,
     /// The project; `None` when it is in the sandbox's directory already.
     pub repo: Option<Repo>,
+    /// Where the project is or goes in the sandbox; `None` for the sandbox's own directory, or one in it called after the repository.
+    pub directory: Option<String>,
     /// The install command; empty for none, `None` for what the project says.
     pub install: Option<String>,
     /// The dev command; empty for none, `None` for what the project says.
@@ -77,6 +88,7 @@ impl StartRequest {
         Self {
             name: name.into(),
             repo: None,
+            directory: None,
             install: None,
             dev: None,
             port: None,
@@ -141,12 +153,33 @@ pub struct Started {
 /// # Errors
 /// What failed, in which step, with the command's output. What this start made is then gone again, unless it was to be kept; a fault that
 /// may pass by itself ([`Code::Unreachable`], [`Code::Lost`], [`Code::Busy`]) leaves everything for the next call to go on with.
-pub async fn start(
-    request: &StartRequest,
-    _provider: &dyn Provider,
-    records: &Records,
-    _progress: &dyn Progress,
-) -> Result<Started, Fault> {
-    let _held = records.hold(&request.name, request.wait).await?;
-    Err(Fault::new(Code::Unsupported, "not built yet"))
+pub async fn start(request: &StartRequest, provider: &dyn Provider, records: &Records, progress: &dyn Progress) -> Result<Started, Fault> {
+    let begun = async {
+        check_name(&request.name)?;
+        let held = records.hold(&request.name, request.wait).await?;
+        let run = Run::new(request, provider, records, progress).await?;
+        Ok((held, run))
+    };
+    let (_held, mut run) = match begun.await {
+        Ok(begun) => begun,
+        Err(fault) => {
+            progress.tell(Told::Failed {
+                fault: Fault::clone(&fault),
+            });
+            return Err(fault);
+        }
+    };
+    match run.to_the_end().await {
+        Ok(started) => Ok(started),
+        Err(fault) => {
+            let fault = undo::after(&mut run, fault).await;
+            progress.tell(Told::Failed { fault: fault.clone() });
+            Err(fault)
+        }
+    }
+}
+
+/// Whether it may pass by itself, so that the next call goes on where this one was.
+fn may_pass(code: Code) -> bool {
+    matches!(code, Code::Unreachable | Code::Lost | Code::Busy | Code::Record)
 }
