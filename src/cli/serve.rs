@@ -4,7 +4,6 @@ use super::{CliError, Global};
 use crate::control::params;
 use crate::control::token::Token;
 use crate::host::runtime_dir::Places;
-use crate::sandbox::fault::Fault;
 use crate::sandbox::fleet::poll::HttpPolls;
 use crate::sandbox::fleet::{Policy, Target};
 use crate::sandbox::provider::{Secret, Settings, vercel};
@@ -199,15 +198,6 @@ fn tracing_to_stderr() {
     let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).finish();
     // Set once, by the verb that runs.
     let _ = tracing::subscriber::set_global_default(subscriber);
-}
-
-impl From<Fault> for CliError {
-    fn from(fault: Fault) -> Self {
-        Self {
-            hint: fault.hint.clone(),
-            ..Self::failed(fault.message)
-        }
-    }
 }
 
 async fn serve_until_told(
