@@ -72,6 +72,16 @@ pub(super) fn difference(old: &Unit, new: &Unit) -> Difference {
     if live == *new { Difference::Live } else { Difference::Restart }
 }
 
+/// What a new configuration means for those units that are wanted.
+struct Replaced {
+    /// New or changed.
+    concerned: Vec<Name>,
+    /// They have to be restarted for it.
+    restart: Vec<Name>,
+    /// They were to go, and are there again before they went.
+    returned: Vec<Name>,
+}
+
 impl Supervisor {
     /// A new configuration. Stopped by hand stays stopped.
     pub(super) fn configure(&mut self, config: Arc<Config>, request: RequestId) {
@@ -80,9 +90,16 @@ impl Supervisor {
         }
         self.turn.actions.push(Action::Configured(config.clone()));
         self.config = Some(config.clone());
-        let (concerned, restart) = self.replace(&config);
+        let Replaced {
+            concerned,
+            restart,
+            returned,
+        } = self.replace(&config);
         self.rebuild();
         for id in 0..self.nodes.len() {
+            if returned.contains(&self.nodes[id].spec.name) {
+                self.wanted_again(id);
+            }
             self.changed(id);
         }
         let ids: Vec<Id> = restart.iter().filter_map(|name| self.graph.ids.get(name).copied()).collect();
@@ -115,15 +132,14 @@ impl Supervisor {
         None
     }
 
-    /// Puts the new units in the place of the old ones. Returns the wanted ones that are new or changed, and those of them that have to
-    /// be restarted.
-    fn replace(&mut self, config: &Config) -> (Vec<Name>, Vec<Name>) {
+    /// Puts the new units in the place of the old ones.
+    fn replace(&mut self, config: &Config) -> Replaced {
         let now = self.turn.now;
         let mut old: BTreeMap<Name, Node> = std::mem::take(&mut self.nodes)
             .into_iter()
             .map(|n| (n.spec.name.clone(), n))
             .collect();
-        let (mut concerned, mut restart) = (Vec::new(), Vec::new());
+        let (mut concerned, mut restart, mut returned) = (Vec::new(), Vec::new(), Vec::new());
         for unit in &config.units {
             let Some(mut node) = old.remove(&unit.name) else {
                 concerned.push(unit.name.clone());
@@ -134,6 +150,7 @@ impl Supervisor {
             };
             if std::mem::take(&mut node.removed) {
                 node.goal = Goal::Up;
+                returned.push(unit.name.clone());
             }
             let difference = node.adopt(unit, now);
             if difference != Difference::None && node.goal == Goal::Up {
@@ -148,7 +165,11 @@ impl Supervisor {
             node.removed = true;
             self.nodes.push(node);
         }
-        (concerned, restart)
+        Replaced {
+            concerned,
+            restart,
+            returned,
+        }
     }
 }
 

@@ -107,7 +107,7 @@ impl Supervisor {
         let wanted = units.iter().map(|&id| (self.name(id), self.run_to_come(id))).collect();
         for &id in &pulled {
             let node = &mut self.nodes[id];
-            node.goal = Goal::Up;
+            let returns = std::mem::replace(&mut node.goal, Goal::Up) == Goal::Down;
             let named = units.contains(&id);
             let rests = matches!(node.state, State::Backoff { .. } | State::Failed | State::Ended);
             if named || rests {
@@ -117,9 +117,23 @@ impl Supervisor {
             if named && matches!(node.state, State::Stopping(_)) {
                 node.cycle = Some("started by request".into());
             }
+            if returns {
+                self.wanted_again(id);
+            }
             self.changed(id);
         }
         self.wait(request, Kind::Started, Some(wanted));
+    }
+
+    /// A unit that was to stop, and did not yet, is wanted after all: it restarts with what it depends on, where that is about to.
+    pub(super) fn wanted_again(&mut self, id: Id) {
+        let edges = self.graph.of(id);
+        let restarts = |dep: &Id| self.nodes[*dep].cycle.clone();
+        let why = edges.requires.iter().chain(&edges.binds_to).find_map(restarts);
+        let node = &mut self.nodes[id];
+        if node.state.alive() && why.is_some() {
+            node.cycle = why;
+        }
     }
 
     /// The run that decides about a start asked for now: the one that is going on, or the next.
