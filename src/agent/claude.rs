@@ -209,7 +209,7 @@ fn arguments(surroundings: &Surroundings, settings: &Settings, launch: &Launch, 
     for (flag, value) in [
         ("model", &launch.model),
         ("fallback-model", &settings.fallback_model),
-        ("system-prompt", &settings.system_prompt),
+        ("system-prompt", &launch.system_prompt),
         ("append-system-prompt", &launch.append_system_prompt),
         ("setting-sources", &settings.setting_sources),
     ] {
@@ -218,7 +218,7 @@ fn arguments(surroundings: &Surroundings, settings: &Settings, launch: &Launch, 
         }
     }
     let mut allowed = launch.allowed_tools.clone();
-    let mut servers = settings.mcp_config.clone();
+    let mut servers = launch.mcp_config.clone();
     if settings.mcp && surroundings.environment.contains_key(&OsString::from("SANDKEEP_SOCKET")) {
         let server = json!({"command": surroundings.own_binary.to_string_lossy(), "args": ["mcp"]});
         servers.push(json!({"mcpServers": {"sandkeep": server}}).to_string());

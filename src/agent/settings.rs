@@ -177,8 +177,11 @@ impl Settings {
             allowed_tools: options.allowed_tools.clone().unwrap_or_else(|| self.allowed_tools.clone()),
             disallowed_tools,
             max_turns: lower(options.max_turns, self.max_turns, 0),
-            max_budget_usd: lower(options.max_budget_usd, self.max_budget_usd, 0.0),
+            max_budget_usd: self.max_budget_usd,
+            prompt_budget_usd: options.max_budget_usd.filter(|usd| *usd > 0.0).unwrap_or_default(),
+            system_prompt: options.system_prompt.clone().or_else(|| self.system_prompt.clone()),
             append_system_prompt: (!append.is_empty()).then(|| append.join("\n\n")),
+            mcp_config: self.mcp_config.iter().chain(options.mcp_config.iter().flatten()).cloned().collect(),
         })
     }
 
@@ -198,14 +201,16 @@ fn lower<T: PartialOrd + Copy>(asked: Option<T>, limit: T, none: T) -> T {
     }
 }
 
-const OPTION_NAMES: [&str; 8] = [
+const OPTION_NAMES: [&str; 10] = [
     "model",
     "permission_mode",
     "allowed_tools",
     "disallowed_tools",
     "max_turns",
     "max_budget_usd",
+    "system_prompt",
     "append_system_prompt",
+    "mcp_config",
     "timeout",
 ];
 
@@ -228,12 +233,18 @@ pub struct Options {
     /// Fewer rounds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u64>,
-    /// Less money.
+    /// What this prompt alone may cost, within what is left of the session's budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_budget_usd: Option<f64>,
+    /// Another system prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_prompt: Option<String>,
     /// Added to the system prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append_system_prompt: Option<String>,
+    /// Further MCP servers, beside the configured ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mcp_config: Option<Vec<String>>,
     /// Less time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -248,7 +259,9 @@ impl Options {
             disallowed_tools,
             max_turns,
             max_budget_usd,
+            system_prompt,
             append_system_prompt,
+            mcp_config,
             timeout_ms,
         } = self;
         let set = [
@@ -258,7 +271,9 @@ impl Options {
             disallowed_tools.is_some(),
             max_turns.is_some(),
             max_budget_usd.is_some(),
+            system_prompt.is_some(),
             append_system_prompt.is_some(),
+            mcp_config.is_some(),
             timeout_ms.is_some(),
         ];
         OPTION_NAMES
@@ -296,10 +311,16 @@ pub struct Launch {
     pub disallowed_tools: Vec<String>,
     /// Rounds; 0 = no limit.
     pub max_turns: u64,
-    /// Money; 0 = no limit.
+    /// What the session may cost; 0 = no limit. Told to claude as what is left of it, since each process counts from nothing.
     pub max_budget_usd: f64,
+    /// What the prompt may cost; 0 = no limit of its own.
+    pub prompt_budget_usd: f64,
+    /// Instead of claude's own system prompt.
+    pub system_prompt: Option<String>,
     /// Added to the system prompt.
     pub append_system_prompt: Option<String>,
+    /// Further MCP servers.
+    pub mcp_config: Vec<String>,
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -76,7 +76,7 @@ struct AskArgs {
     /// At most so many rounds with the model
     #[arg(long, value_name = "N")]
     max_turns: Option<u64>,
-    /// At most so much money
+    /// At most so much money for this prompt
     #[arg(long, value_name = "USD")]
     max_budget_usd: Option<f64>,
     /// At most so much time

@@ -13,7 +13,7 @@ pub(super) const AGENT_KEYS: &[Key] = &[
     key("model", Kind::Text, "The model, as `claude --model` takes it."),
     key(
         "permission_mode",
-        Kind::Choice(&["default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "auto"]),
+        Kind::Choice(&["default", "acceptEdits", "plan", "bypassPermissions", "dontAsk", "manual", "auto"]),
         "How tools are allowed, as `claude --permission-mode` takes it.",
     ),
     key("allowed_tools", Kind::Texts, "Tools that need no permission."),
@@ -28,7 +28,7 @@ pub(super) const AGENT_KEYS: &[Key] = &[
     key(
         "per_prompt",
         Kind::Texts,
-        "Options that a prompt may set. Default: all but `allowed_tools`; numbers and times never exceed what is set here.",
+        "Options that a prompt may set. Default: all but `allowed_tools`, `system_prompt`, `mcp_config`; numbers and times never exceed what is set here.",
     ),
     key("max_turns", Kind::Whole(0, 1_000_000), "The most turns of a prompt; 0 = no limit."),
     key(

@@ -7,6 +7,7 @@
 mod skip;
 mod support;
 
+mod cli;
 mod convex;
 mod ends;
 mod functions;

@@ -57,6 +57,7 @@ impl Session {
             attempt: 0,
             began: now,
             time_limit,
+            spend_until: None,
             renew_at: now,
             phase: Phase::Claiming,
             heard: now,
@@ -83,11 +84,13 @@ impl Session {
 
     fn claimed(&mut self, now: Instant, id: &PromptId, attempt: u32, text: Option<String>) {
         let renew_at = now + self.rules.renew_every;
+        let spent = self.total_cost_usd;
         if let Some(turn) = self.turn_of(id)
             && turn.phase == Phase::Claiming
         {
             turn.attempt = attempt;
             turn.prompt.text = text.unwrap_or_else(|| std::mem::take(&mut turn.prompt.text));
+            turn.spend_until = spend_until(&turn.launch, spent);
             turn.began = now;
             turn.heard = now;
             turn.renew_at = renew_at;
@@ -229,6 +232,13 @@ impl Session {
         outcome.pending = durability.pending;
         self.finish(outcome, actions);
     }
+}
+
+/// The budget of a session holds over all its processes, that of a prompt from here on.
+fn spend_until(launch: &Launch, spent: f64) -> Option<f64> {
+    let session = Some(launch.max_budget_usd).filter(|usd| *usd > 0.0);
+    let prompt = Some(launch.prompt_budget_usd).filter(|usd| *usd > 0.0).map(|usd| spent + usd);
+    session.into_iter().chain(prompt).reduce(f64::min)
 }
 
 pub(super) fn withdraw_questions(turn: &mut Turn, actions: &mut Vec<Action>) {

@@ -129,6 +129,10 @@ impl Session {
             let error = format!("claude ended {} times in a row: {}", turn.setbacks, turn.last_error);
             return self.end_without_process(now, Verdict::Failed, "crashed", Some(error), actions);
         }
+        if turn.spend_until.is_some_and(|until| self.total_cost_usd >= until) {
+            let error = format!("the budget is spent: {:.4} USD", self.total_cost_usd);
+            return self.end_without_process(now, Verdict::Failed, "max_budget", Some(error), actions);
+        }
         if self.draining {
             return self.suspend();
         }
@@ -136,24 +140,36 @@ impl Session {
             return;
         }
         match &self.process {
-            Process::Off => {
-                self.generation += 1;
-                self.spoke = false;
-                self.process = Process::On {
-                    launch: turn.launch.clone(),
-                    idle_since: None,
-                };
-                actions.push(Action::Start {
-                    generation: self.generation,
-                    launch: turn.launch.clone(),
-                    resumes: turn.resumes > 0,
-                });
+            Process::Off => self.start(now, actions),
+            Process::On { launch, spend_until, .. } if launch == &turn.launch && spend_until == &turn.spend_until => {
                 self.send(now, actions);
             }
-            Process::On { launch, .. } if launch == &turn.launch => self.send(now, actions),
             Process::On { .. } => self.end_process(now, actions),
             Process::Closing { .. } | Process::Terminating { .. } | Process::Dying => {}
         }
+    }
+
+    fn start(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Some(turn) = self.turn.as_ref() else { return };
+        self.generation += 1;
+        self.spoke = false;
+        self.process = Process::On {
+            launch: turn.launch.clone(),
+            spend_until: turn.spend_until,
+            idle_since: None,
+        };
+        let left = turn.spend_until.map_or(0.0, |until| until - self.total_cost_usd);
+        let launch = Launch {
+            max_budget_usd: left,
+            prompt_budget_usd: 0.0,
+            ..turn.launch.clone()
+        };
+        actions.push(Action::Start {
+            generation: self.generation,
+            launch,
+            resumes: turn.resumes > 0,
+        });
+        self.send(now, actions);
     }
 
     fn send(&mut self, now: Instant, actions: &mut Vec<Action>) {

@@ -5,9 +5,18 @@ use super::*;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Process {
     Off,
-    On { launch: Launch, idle_since: Option<Instant> },
-    Closing { until: Instant },
-    Terminating { until: Instant },
+    On {
+        launch: Launch,
+        /// What the session may have cost before claude stops, as it was told when it started.
+        spend_until: Option<f64>,
+        idle_since: Option<Instant>,
+    },
+    Closing {
+        until: Instant,
+    },
+    Terminating {
+        until: Instant,
+    },
     Dying,
 }
 
@@ -45,6 +54,8 @@ pub(super) struct Turn {
     pub(super) attempt: u32,
     pub(super) began: Instant,
     pub(super) time_limit: Option<Duration>,
+    /// What the session may have cost before the prompt is to stop.
+    pub(super) spend_until: Option<f64>,
     pub(super) renew_at: Instant,
     pub(super) phase: Phase,
     pub(super) heard: Instant,

@@ -409,3 +409,74 @@ fn settle(world: &mut World, seed: u64) {
     }
     panic!("seed {seed} does not settle: {:?} {:?}", world.session.turn, world.session.process);
 }
+
+/// A result after which the session has cost so much.
+fn costly(world: &mut World, id: &str, total: f64) {
+    world.say(&format!(
+        r#"{{"type":"result","subtype":"success","is_error":false,"result":"ok","total_cost_usd":{total},"user_message_uuid":"{id}"}}"#
+    ));
+    world.emptied();
+    world.flushed(id);
+}
+
+fn with_budget(world: &mut World, id: &str, max_budget_usd: f64, prompt_budget_usd: f64) -> Vec<Action> {
+    let launch = Launch {
+        max_budget_usd,
+        prompt_budget_usd,
+        ..Launch::default()
+    };
+    world.step(Event::Offered(Box::new(Offer {
+        prompt: prompt(id),
+        launch,
+        time_limit: None,
+        resumed: false,
+    })));
+    world.step(Event::Claimed {
+        id: pid(id),
+        attempt: 1,
+        text: None,
+    })
+}
+
+fn budgets_told(actions: &[Action]) -> Vec<f64> {
+    let starts = actions.iter().filter_map(|action| match action {
+        Action::Start { launch, .. } => Some(launch.max_budget_usd),
+        _ => None,
+    });
+    starts.collect()
+}
+
+#[test]
+fn a_budget_is_the_sessions_not_the_process_es() {
+    let mut world = World::new();
+    assert_eq!(budgets_told(&with_budget(&mut world, "a", 2.0, 0.0)), [2.0]);
+    costly(&mut world, "a", 0.5);
+    assert_eq!(
+        budgets_told(&with_budget(&mut world, "b", 2.0, 0.0)),
+        [0.0; 0],
+        "the warm process goes on"
+    );
+    costly(&mut world, "b", 1.5);
+    world.step(Event::Rest);
+    world.exited();
+    world.emptied();
+    assert_eq!(budgets_told(&with_budget(&mut world, "c", 2.0, 0.0)), [0.5], "what is left of it");
+    costly(&mut world, "c", 2.25);
+    assert_eq!(budgets_told(&with_budget(&mut world, "d", 2.0, 0.0)), [0.0; 0]);
+    world.flushed("d");
+    assert_eq!(world.finishes().last().unwrap().2, "max_budget");
+}
+
+#[test]
+fn a_prompts_own_budget_is_its_own() {
+    let mut world = World::new();
+    assert_eq!(budgets_told(&with_budget(&mut world, "a", 0.0, 0.25)), [0.25]);
+    costly(&mut world, "a", 0.25);
+    let actions = with_budget(&mut world, "b", 0.0, 0.25);
+    assert!(
+        has(&actions, |action| matches!(action, Action::Terminate)),
+        "the process counts on: {actions:?}"
+    );
+    world.exited();
+    assert_eq!(budgets_told(&world.emptied()), [0.25]);
+}

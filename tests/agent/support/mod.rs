@@ -2,6 +2,7 @@
 
 pub(crate) mod api;
 pub(crate) mod convex;
+pub(crate) mod raw;
 
 use api::Api;
 use serde_json::{Value, json};
@@ -16,11 +17,24 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const KEY: &str = "sk-ant-test-0123456789abcdef";
 
+fn installed(packages: &str) -> PathBuf {
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    let packages = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/agent/node_modules")
+        .join(packages);
+    packages.join(format!("@anthropic-ai/claude-code-linux-{architecture}/claude"))
+}
+
+/// An older CLI, which does not say which message a result answers.
+pub(crate) fn claude_without_lifecycle() -> PathBuf {
+    let path = installed("claude-code-without-lifecycle/node_modules");
+    assert!(path.exists(), "no {}: run tests/agent/setup", path.display());
+    path
+}
+
 /// The real CLI: what `tests/agent/setup` installs, else what is on PATH.
 pub(crate) fn claude() -> PathBuf {
-    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
-    let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agent/node_modules/@anthropic-ai");
-    let installed = packages.join(format!("claude-code-linux-{architecture}/claude"));
+    let installed = installed("");
     if installed.exists() {
         return installed;
     }
