@@ -255,7 +255,7 @@ impl Worker {
 
     fn noticed(&mut self, notice: Notice) {
         match notice {
-            Notice::Offer { prompt, resumed } => self.offered(prompt, resumed),
+            Notice::Offer { prompt, resumed, flaw } => self.offered(*prompt, resumed, flaw),
             Notice::Claimed {
                 id,
                 attempt,
@@ -283,7 +283,7 @@ impl Worker {
         }
     }
 
-    fn offered(&mut self, prompt: Prompt, resumed: bool) {
+    fn offered(&mut self, prompt: Prompt, resumed: bool, flaw: Option<String>) {
         let known = self.slots.values().any(|slot| slot.session.knows(&prompt.id))
             || self.ending.contains_key(&prompt.id)
             || self.waiting.iter().any(|(waiting, _)| waiting.id == prompt.id);
@@ -293,6 +293,9 @@ impl Worker {
         // The end is on disk, and the inbox has not heard of it yet.
         if self.parts.outbox.progress(&prompt.id).is_some_and(|progress| progress.ended) {
             return self.tell_end_again(&prompt);
+        }
+        if let Some(flaw) = flaw {
+            return self.refuse(prompt, &flaw);
         }
         match resumed {
             true => self.waiting.push_front((prompt, resumed)),

@@ -190,3 +190,26 @@ fn claude_may_not_answer_for_itself() {
         sandbox.file("out.txt")
     );
 }
+
+#[test]
+fn a_session_that_has_spent_its_budget_gets_no_more() {
+    skip!("needs-claude");
+    let mut sandbox = Sandbox::with(json!({"max_budget_usd": 0.000_001}));
+    let first = sandbox.ask("[[say Dear.]]");
+    assert!(first["cost_usd"].as_f64().unwrap() > 0.000_001, "{first}");
+    let asked = sandbox.api.seen().requests.len();
+    for _ in 0..2 {
+        let end = sandbox.ask("[[say Dearer.]]");
+        assert_eq!(
+            (end["status"].as_str(), end["reason"].as_str()),
+            (Some("failed"), Some("max_budget")),
+            "{end}"
+        );
+        // Nor does a new process get the budget anew.
+        assert!(sandbox.down());
+        sandbox.up();
+    }
+    assert_eq!(sandbox.api.seen().requests.len(), asked);
+    let other = sandbox.end_of(&sandbox.submit(json!({"text": "[[say Hi.]]", "session": "other"})));
+    assert_eq!(other["reason"], first["reason"], "another session has its own");
+}

@@ -1,48 +1,37 @@
 //! One end, one attempt: the rows of what the CLI does when it is cut, each with the effects on disk.
 
-use crate::support::{Sandbox, signal};
+use crate::support::{Sandbox, claude_without_lifecycle, signal, until};
 use serde_json::{Value, json};
 
-fn runs(sandbox: &Sandbox) -> usize {
-    sandbox.file("ran.txt").lines().count()
+/// A tool that hangs the first time.
+const HANGS_ONCE: &str = "[[bash echo x >> ran.txt; test $(wc -l < ran.txt) -gt 1 || { sleep 1000 & wait; }]][[say Done.]]";
+
+/// The agent with a CLI that does not say which message a result answers.
+fn with_the_older_one() -> Sandbox {
+    Sandbox::with(json!({"command": claude_without_lifecycle()}))
 }
 
-/// The transcript of the only session.
-fn transcript(sandbox: &Sandbox) -> Vec<Value> {
-    let projects = std::fs::read_dir(sandbox.path("home/.claude/projects")).unwrap().flatten();
-    let files = projects.flat_map(|project| std::fs::read_dir(project.path()).unwrap().flatten());
-    let file = files
-        .map(|file| file.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
-        .unwrap();
-    let text = std::fs::read_to_string(file).unwrap();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-fn prompts_in_transcript(sandbox: &Sandbox, id: &str) -> usize {
-    transcript(sandbox)
-        .iter()
-        .filter(|entry| entry["uuid"] == id && entry["type"] == "user")
-        .count()
+fn claude_is_cut_in_a_tool(sandbox: &Sandbox, name: &str) {
+    let id = sandbox.send(HANGS_ONCE);
+    sandbox.file_has("ran.txt", "x");
+    signal(sandbox.claude_pid(), name);
+    let end = sandbox.done(&id, "Done.");
+    assert_eq!(end["resumed"], 1, "the end says that effects may have happened twice");
+    assert_eq!(sandbox.runs(), 2, "the model was asked again");
+    assert_eq!(sandbox.asked(&id), 1);
+    sandbox.nothing_left_but("--input-format");
 }
 
 #[test]
 fn claude_killed_in_a_tool() {
     skip!("needs-claude");
-    let sandbox = Sandbox::start();
-    let id = sandbox.send("[[bash echo x >> ran.txt; test $(wc -l < ran.txt) -gt 1 || { sleep 1000 & wait; }]][[say Done.]]");
-    sandbox.file_has("ran.txt", "x");
-    signal(sandbox.claude_pid(), "KILL");
-    let end = sandbox.end_of(&id);
-    assert_eq!(
-        (end["status"].as_str(), end["text"].as_str()),
-        (Some("done"), Some("Done.")),
-        "{end}"
-    );
-    assert_eq!(end["resumed"], 1, "the end says that effects may have happened twice");
-    assert_eq!(runs(&sandbox), 2, "the model was asked again");
-    assert_eq!(prompts_in_transcript(&sandbox, &id), 1);
-    sandbox.nothing_left_but("--input-format");
+    claude_is_cut_in_a_tool(&Sandbox::start(), "KILL");
+}
+
+#[test]
+fn claude_terminated_in_a_tool() {
+    skip!("needs-claude");
+    claude_is_cut_in_a_tool(&Sandbox::start(), "TERM");
 }
 
 #[test]
@@ -52,14 +41,9 @@ fn claude_killed_while_the_model_speaks() {
     let id = sandbox.send("[[bash echo x >> ran.txt]][[hang]][[say Done.]]");
     sandbox.event(&id, "text", |data| data["text"] == "I begin");
     signal(sandbox.claude_pid(), "KILL");
-    let end = sandbox.end_of(&id);
-    assert_eq!(
-        (end["status"].as_str(), end["text"].as_str()),
-        (Some("done"), Some("Done.")),
-        "{end}"
-    );
-    assert_eq!(runs(&sandbox), 1, "the tool had its result");
-    assert_eq!(prompts_in_transcript(&sandbox, &id), 1);
+    sandbox.done(&id, "Done.");
+    assert_eq!(sandbox.runs(), 1, "the tool had its result");
+    assert_eq!(sandbox.asked(&id), 1);
 }
 
 #[test]
@@ -70,56 +54,26 @@ fn claude_killed_before_the_first_word() {
     let id = sandbox.send("[[hang]][[say Done.]]");
     sandbox.event(&id, "init", |_| true);
     signal(sandbox.claude_pid(), "KILL");
-    let end = sandbox.end_of(&id);
-    assert_eq!(
-        (end["status"].as_str(), end["text"].as_str()),
-        (Some("done"), Some("Done.")),
-        "{end}"
-    );
-    assert_eq!(prompts_in_transcript(&sandbox, &id), 1);
-}
-
-#[test]
-fn claude_terminated_in_a_tool() {
-    skip!("needs-claude");
-    let sandbox = Sandbox::start();
-    let id = sandbox.send("[[bash echo x >> ran.txt; test $(wc -l < ran.txt) -gt 1 || { sleep 1000 & wait; }]][[say Done.]]");
-    sandbox.file_has("ran.txt", "x");
-    signal(sandbox.claude_pid(), "TERM");
-    let end = sandbox.end_of(&id);
-    assert_eq!(end["status"], "done", "{end}");
-    assert_eq!(prompts_in_transcript(&sandbox, &id), 1);
-    sandbox.nothing_left_but("--input-format");
+    sandbox.done(&id, "Done.");
+    assert_eq!(sandbox.asked(&id), 1);
 }
 
 #[test]
 fn the_agent_killed_in_a_tool() {
     skip!("needs-claude");
     let mut sandbox = Sandbox::start();
-    let id = sandbox
-        .send("[[bash echo x >> ran.txt; setsid sleep 1004 & test $(wc -l < ran.txt) -gt 1 || { sleep 1000 & wait; }]][[say Done.]]");
+    let id = sandbox.send(&format!("{} {HANGS_ONCE}", "[[bash setsid sleep 1004 >/dev/null 2>&1 & true]]"));
     sandbox.file_has("ran.txt", "x");
     sandbox.kill();
     sandbox.up();
-    let end = sandbox.end_of(&id);
-    assert_eq!(
-        (end["status"].as_str(), end["text"].as_str()),
-        (Some("done"), Some("Done.")),
-        "{end}"
-    );
+    let end = sandbox.done(&id, "Done.");
     assert_eq!((end["attempt"].as_u64(), end["resumed"].as_u64()), (Some(2), Some(1)));
-    assert_eq!(prompts_in_transcript(&sandbox, &id), 1);
+    assert_eq!(sandbox.asked(&id), 1);
     sandbox.nothing_left_but("--input-format");
 }
 
-#[test]
-fn the_agent_killed_after_the_answer_was_given() {
-    skip!("needs-claude");
-    let mut sandbox = Sandbox::start();
-    let id = sandbox.send("[[bash echo x >> ran.txt]][[say Forty-two.]]");
-    let end = sandbox.end_of(&id);
-    sandbox.kill();
-    // As if it had died between the result and the terminal event: the queue still has the prompt, the outbox not its end.
+/// As if the agent had died between the result and the terminal event: the queue still has the prompt, the outbox not its end.
+fn forget_the_end(sandbox: &Sandbox, id: &str) {
     let outbox = sandbox.path("state/agent/outbox").join(format!("{id}.ndjson"));
     let text = std::fs::read_to_string(&outbox).unwrap();
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains("\"type\":\"end\"")).collect();
@@ -129,32 +83,87 @@ fn the_agent_killed_after_the_answer_was_given() {
     stored["status"] = json!("claimed");
     stored.as_object_mut().unwrap().remove("outcome");
     std::fs::write(&entry, stored.to_string()).unwrap();
+}
+
+fn the_agent_is_killed_after_the_answer(mut sandbox: Sandbox) {
+    let id = sandbox.send("[[bash echo x >> ran.txt]][[say Forty-two.]]");
+    sandbox.done(&id, "Forty-two.");
+    sandbox.kill();
+    forget_the_end(&sandbox, &id);
     let asked = sandbox.api.seen().requests.len();
     sandbox.up();
-    let again = sandbox.end_of(&id);
-    assert_eq!(
-        (again["status"].as_str(), again["reason"].as_str()),
-        (Some("done"), Some("recovered")),
-        "{again}"
-    );
-    assert_eq!(again["text"], end["text"]);
-    assert_eq!(runs(&sandbox), 1, "nothing ran twice");
+    assert_eq!(sandbox.done(&id, "Forty-two.")["reason"], "recovered");
+    assert_eq!(sandbox.runs(), 1, "nothing ran twice");
     assert_eq!(sandbox.api.seen().requests.len(), asked, "the model was not asked again");
+}
+
+#[test]
+fn the_agent_killed_after_the_answer_was_given() {
+    skip!("needs-claude");
+    the_agent_is_killed_after_the_answer(Sandbox::start());
 }
 
 #[test]
 fn an_orderly_restart_of_the_agent() {
     skip!("needs-claude");
     let mut sandbox = Sandbox::start();
-    let first = sandbox.send("[[bash echo x >> ran.txt; test $(wc -l < ran.txt) -gt 1 || { sleep 1000 & wait; }]][[say First.]]");
+    let first = sandbox.send(HANGS_ONCE);
     let second = sandbox.send("[[say Second.]]");
     sandbox.file_has("ran.txt", "x");
     assert!(sandbox.down(), "{}", sandbox.log());
     sandbox.nothing_left_but("");
     sandbox.up();
     assert_eq!(sandbox.end_of(&first)["status"], "done");
-    assert_eq!(sandbox.end_of(&second)["text"], "Second.");
-    assert_eq!(prompts_in_transcript(&sandbox, &first), 1);
+    sandbox.done(&second, "Second.");
+    assert_eq!(sandbox.asked(&first), 1);
+}
+
+#[test]
+fn the_older_one_answers_in_order() {
+    skip!("needs-claude");
+    let sandbox = with_the_older_one();
+    let first = sandbox.send("[[bash echo x >> ran.txt]][[say First.]]");
+    let second = sandbox.send("[[bash echo x >> ran.txt]][[say Second.]]");
+    sandbox.done(&first, "First.");
+    sandbox.done(&second, "Second.");
+    assert_eq!(sandbox.status()["version"], "2.1.197");
+    assert_eq!(sandbox.runs(), 2);
+    let known = std::fs::read_to_string(sandbox.path("state/agent/features.json")).unwrap();
+    assert!(known.contains("2.1.197") && !known.contains("msg_lifecycle"), "{known}");
+}
+
+#[test]
+fn the_older_one_killed_in_a_tool() {
+    skip!("needs-claude");
+    let sandbox = with_the_older_one();
+    claude_is_cut_in_a_tool(&sandbox, "KILL");
+    assert_eq!(
+        sandbox.ask("[[say After.]]")["text"],
+        "After.",
+        "the next prompt has a result of its own"
+    );
+}
+
+#[test]
+fn the_agent_killed_after_the_older_one_gave_its_answer() {
+    skip!("needs-claude");
+    the_agent_is_killed_after_the_answer(with_the_older_one());
+}
+
+#[test]
+fn a_session_that_nobody_knows_any_more_begins_anew() {
+    skip!("needs-claude");
+    let mut sandbox = Sandbox::start();
+    sandbox.ask("[[say The word is mango.]]");
+    assert!(sandbox.down());
+    std::fs::remove_dir_all(sandbox.path("home/.claude")).unwrap();
+    for entry in std::fs::read_dir(sandbox.path("state/transcripts")).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "jsonl") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    sandbox.up();
+    assert_eq!(sandbox.ask("[[say Anew.]]")["text"], "Anew.");
 }
 
 #[test]
@@ -167,4 +176,42 @@ fn a_claude_that_never_works_fails_the_prompt() {
         "{end}"
     );
     assert!(end["error"].as_str().unwrap().contains("exit status: 1"), "{end}");
+}
+
+/// Kills at points that no test thought of. `SANDKEEP_TEST_SEED` runs a life again.
+#[test]
+fn killed_anywhere_each_prompt_ends_once() {
+    skip!("needs-claude");
+    let seed = std::env::var("SANDKEEP_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("SANDKEEP_TEST_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut sandbox = Sandbox::start();
+    let mut asked = Vec::new();
+    for round in 0..6 {
+        let text = format!("[[bash echo {round} >> ran.txt; sleep 0.3]][[bash echo {round} >> ran.txt]][[say Round {round}.]]");
+        let id = sandbox.send(&text);
+        std::thread::sleep(std::time::Duration::from_millis(random.u64(0..2500)));
+        let claude = sandbox
+            .processes()
+            .into_iter()
+            .find(|(_, command)| command.contains("--input-format"));
+        match (random.u8(0..3), claude) {
+            (0, _) | (_, None) => {
+                sandbox.kill();
+                sandbox.up();
+            }
+            (_, Some((pid, _))) => signal(pid, if random.bool() { "KILL" } else { "TERM" }),
+        }
+        asked.push((id, format!("Round {round}.")));
+    }
+    for (id, text) in &asked {
+        sandbox.done(id, text);
+    }
+    for round in 0..6 {
+        let ran = sandbox.file("ran.txt").lines().filter(|line| *line == round.to_string()).count();
+        assert!(ran >= 2, "round {round} ran {ran} times");
+    }
+    sandbox.nothing_left_but("--input-format");
+    until("the status counts no running one", || sandbox.status()["running"] == json!([]));
 }

@@ -170,3 +170,15 @@ fn without_claude_the_unit_fails_for_good() {
         "{text}"
     );
 }
+
+#[test]
+fn an_unknown_permission_mode_fails_the_unit_for_good() {
+    let sandbox = Sandbox::prepare(json!({"permission_mode": "yolo"}));
+    let output = sandbox.command(&["agent", "run"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("`yolo` is no permission mode") && text.contains("acceptEdits"),
+        "{text}"
+    );
+}

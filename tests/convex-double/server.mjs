@@ -1,8 +1,9 @@
 // A Convex deployment on loopback, for tests: the functions of a folder (by convex-test) behind Convex's public HTTP API and its
 // WebSocket sync protocol, as both official clients speak them.
-//   node server.mjs [--dir ../../config/convex] [--port 0] [--admin-key K]
+//   node server.mjs [--dir ../../config/convex] [--port 0] [--admin-key K] [--tls-cert FILE --tls-key FILE]
 // stdout line 1: {"url":"http://127.0.0.1:PORT","adminKey":"..."}
 import http from "node:http";
+import https from "node:https";
 import { AsyncResource } from "node:async_hooks";
 import fs from "node:fs";
 import path from "node:path";
@@ -48,6 +49,7 @@ const WRITES = new Set(["1.0/insert", "1.0/replace", "1.0/shallowMerge", "1.0/re
 let lastTs = BigInt(Date.now()) * 1000000n;
 const conns = new Set(), sessionRequests = new Map(), trace = [];
 const faults = []; // {on:"mutation"|"action"|"query"|"http"|"connect", path?, times, do:"drop-before"|"drop-after"|"delay"|"error"|"http", ms?, status?, code?, message?}
+let outage = false; // nobody but an admin is served
 const stats = { connections: 0, executed: {}, deduped: 0 };
 // A write happened in a transaction that may still be running; our queries wait for its lock, so they see it committed.
 function onWrite() { const now = BigInt(Date.now()) * 1000000n; lastTs = now > lastTs ? now : lastTs + 1n; root.runInAsyncScope(() => { for (const c of conns) c.schedule(); }); } // leave the mutation's async context, else our queries would count as nested in it
@@ -121,7 +123,8 @@ function udfResponse(r, format, dflt) {
   if (r.ok) return { status: "success", value: enc ? r.json : clean(r.value), ...ll };
   return { status: "error", errorMessage: r.message, ...(r.data !== undefined ? { errorData: enc ? r.data : clean(jsonToConvex(r.data)) } : {}), ...ll };
 }
-const server = http.createServer(async (req, res) => {
+const TLS = arg("tls-cert") && { cert: fs.readFileSync(arg("tls-cert")), key: fs.readFileSync(arg("tls-key")) };
+const server = (TLS ? https : http).createServer(TLS || {}, async (req, res) => {
   const url = new URL(req.url, "http://x");
   try {
     if (req.method === "OPTIONS") { res.writeHead(204, { "access-control-allow-origin": "*", "access-control-allow-headers": "*" }); return res.end(); }
@@ -134,6 +137,7 @@ const server = http.createServer(async (req, res) => {
     let body;
     if (req.method === "GET") body = { path: url.searchParams.get("path"), args: JSON.parse(url.searchParams.get("args") ?? "{}"), format: url.searchParams.get("format") };
     else { const raw = await readBody(req); try { body = JSON.parse(raw); } catch (e) { return httpErr(res, 400, "BadJsonBody", `Failed to parse the request body as JSON: ${e.message}`); } }
+    if (outage && headerToken(req, url).tokenType !== "Admin") return req.socket.destroy();
     const f = takeFault("http", body.path);
     if (f?.do === "http") return httpErr(res, f.status ?? 503, f.code ?? "ServiceUnavailable", f.message ?? "double");
     if (f?.do === "drop-before") return req.socket.destroy();
@@ -153,6 +157,7 @@ const server = http.createServer(async (req, res) => {
 const wss = new WebSocketServer({ noServer: true, maxPayload: 1 << 26 });
 server.on("upgrade", (req, sock, head) => {
   if (!/^\/api\/([^/]+\/)?sync$/.test(new URL(req.url, "http://x").pathname)) return sock.destroy();
+  if (outage) return sock.destroy();
   const f = takeFault("connect");
   if (f?.do === "http") { sock.end(`HTTP/1.1 ${f.status ?? 503} X\r\ncontent-length: 0\r\n\r\n`); return; }
   if (f) return sock.destroy();
@@ -255,6 +260,8 @@ async function control(url, req, res) {
   const body = req.method === "POST" ? JSON.parse((await readBody(req)) || "{}") : {};
   switch (url.pathname.slice(9)) {
     case "fault": faults.push({ times: 1, ...body }); return send(res, 200, {});
+    case "outage": outage = body.on; if (outage) for (const c of conns) c.drop(); return send(res, 200, {});
+    case "heal": faults.length = 0; outage = false; return send(res, 200, {});
     case "drop": for (const c of conns) c.drop(); return send(res, 200, {});
     case "fatal": for (const c of conns) c.fatal(new Error(body.message ?? "double")); return send(res, 200, {});
     case "autherror": for (const c of conns) c.fatal(Object.assign(new AuthFail(body.message ?? "expired"), { update: body.update })); return send(res, 200, {});
@@ -266,4 +273,4 @@ async function control(url, req, res) {
   }
 }
 await reset();
-server.listen(Number(arg("port", 0)), "127.0.0.1", () => process.stdout.write(JSON.stringify({ url: `http://127.0.0.1:${server.address().port}`, adminKey: ADMIN }) + "\n"));
+server.listen(Number(arg("port", 0)), "127.0.0.1", () => process.stdout.write(JSON.stringify({ url: `${TLS ? "https://localhost" : "http://127.0.0.1"}:${server.address().port}`, adminKey: ADMIN }) + "\n"));

@@ -110,8 +110,9 @@ impl Local {
 
     fn offer(&self, entry: &Entry) {
         self.tell(Notice::Offer {
-            prompt: entry.prompt.clone(),
+            prompt: Box::new(entry.prompt.clone()),
             resumed: entry.status == Status::Claimed,
+            flaw: None,
         });
     }
 
@@ -261,7 +262,7 @@ mod tests {
     fn offers(receiver: &mut mpsc::UnboundedReceiver<Notice>) -> Vec<(String, bool)> {
         std::iter::from_fn(|| receiver.try_recv().ok())
             .filter_map(|notice| match notice {
-                Notice::Offer { prompt, resumed } => Some((prompt.id.to_string(), resumed)),
+                Notice::Offer { prompt, resumed, .. } => Some((prompt.id.to_string(), resumed)),
                 _ => None,
             })
             .collect()

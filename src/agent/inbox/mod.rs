@@ -17,9 +17,11 @@ pub enum Notice {
     /// There is a prompt, or an attempt of ours at one is still open.
     Offer {
         /// The prompt.
-        prompt: Prompt,
+        prompt: Box<Prompt>,
         /// Whether an attempt of ours is open.
         resumed: bool,
+        /// Why it cannot be run as it was asked for.
+        flaw: Option<String>,
     },
     /// A claim was granted.
     Claimed {

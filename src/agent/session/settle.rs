@@ -129,6 +129,9 @@ impl Session {
             let error = format!("claude ended {} times in a row: {}", turn.setbacks, turn.last_error);
             return self.end_without_process(now, Verdict::Failed, "crashed", Some(error), actions);
         }
+        if turn.prompt.text.trim().is_empty() {
+            return self.end_without_process(now, Verdict::Failed, "refused", Some("the prompt is empty".into()), actions);
+        }
         if turn.spend_until.is_some_and(|until| self.total_cost_usd >= until) {
             let error = format!("the budget is spent: {:.4} USD", self.total_cost_usd);
             return self.end_without_process(now, Verdict::Failed, "max_budget", Some(error), actions);
@@ -141,7 +144,7 @@ impl Session {
         }
         match &self.process {
             Process::Off => self.start(now, actions),
-            Process::On { launch, spend_until, .. } if launch == &turn.launch && spend_until == &turn.spend_until => {
+            Process::On { launch, spend_until, .. } if **launch == turn.launch && spend_until == &turn.spend_until => {
                 self.send(now, actions);
             }
             Process::On { .. } => self.end_process(now, actions),
@@ -154,7 +157,7 @@ impl Session {
         self.generation += 1;
         self.spoke = false;
         self.process = Process::On {
-            launch: turn.launch.clone(),
+            launch: Box::new(turn.launch.clone()),
             spend_until: turn.spend_until,
             idle_since: None,
         };

@@ -6,7 +6,7 @@ use super::*;
 pub(super) enum Process {
     Off,
     On {
-        launch: Launch,
+        launch: Box<Launch>,
         /// What the session may have cost before claude stops, as it was told when it started.
         spend_until: Option<f64>,
         idle_since: Option<Instant>,

@@ -34,11 +34,12 @@ impl Worker {
             Action::Sweep(generation) => self.empty(name, generation, false),
             Action::Record(id, happening) => self.record(now, name, &id, happening),
             Action::Recover(id) => self.recover(name, id),
-            Action::Flush(id) => self.flush(name, id),
-            Action::Finish(prompt, outcome) => {
+            // The record goes into the store with the files.
+            Action::Flush(id) => {
                 self.keep_cost(name);
-                self.end_prompt(prompt, *outcome);
+                self.flush(name, id);
             }
+            Action::Finish(prompt, outcome) => self.end_prompt(prompt, *outcome),
             Action::Abandon(id) => {
                 tracing::warn!("the claim of prompt {id} is lost");
                 self.parts.outbox.close(&id);

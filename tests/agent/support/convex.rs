@@ -1,7 +1,8 @@
 //! The Convex double, and the app that talks to it.
 //!
-//! Whoever has a real deployment with the functions of `config/convex/` names it in `CONVEX_TEST_URL` and its deploy key in
-//! `CONVEX_TEST_ADMIN_KEY`: then the tests that inject no faults run against that.
+//! Whoever has a real deployment with the functions of `config/convex/` names it in `CONVEX_TEST_URL`, and then the tests that inject no
+//! faults run against that. Beside it either its deploy key in `CONVEX_TEST_ADMIN_KEY`, with which each test lets in a box of its own, or
+//! one box that has been let in before: `CONVEX_TEST_SANDBOX` and its token in `CONVEX_TEST_TOKEN`; such tests must run one at a time.
 
 use super::{PATIENCE, Sandbox, until};
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ pub(crate) struct Convex {
     pub(crate) url: String,
     admin: String,
     sandbox: String,
+    token: String,
+    ca: Option<PathBuf>,
     child: Option<Child>,
     _stdin: Option<ChildStdin>,
 }
@@ -32,20 +35,37 @@ impl Convex {
 
     /// A real deployment where one is given, else the double.
     pub(crate) fn any() -> Self {
-        match (std::env::var("CONVEX_TEST_URL"), std::env::var("CONVEX_TEST_ADMIN_KEY")) {
-            (Ok(url), Ok(admin)) => {
-                let convex = Self {
-                    url,
-                    admin,
-                    sandbox: format!("test-{}", fastrand::u64(..)),
-                    child: None,
-                    _stdin: None,
-                };
-                convex.admit();
-                convex
-            }
-            _ => Self::double(),
+        let variable = |name: &str| std::env::var(name).ok();
+        let Some(url) = variable("CONVEX_TEST_URL") else {
+            return Self::double();
+        };
+        let known = variable("CONVEX_TEST_SANDBOX").zip(variable("CONVEX_TEST_TOKEN"));
+        let (sandbox, token) = known
+            .clone()
+            .unwrap_or_else(|| (format!("test-{}", fastrand::u64(..)), TOKEN.into()));
+        let convex = Self {
+            url,
+            admin: variable("CONVEX_TEST_ADMIN_KEY").unwrap_or_default(),
+            sandbox,
+            token,
+            ca: None,
+            child: None,
+            _stdin: None,
+        };
+        if known.is_none() {
+            convex.admit();
         }
+        convex
+    }
+
+    /// The double behind TLS, with a certificate of this authority.
+    pub(crate) fn with_tls(authority: &Authority) -> Self {
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        let (cert, key) = (text(&authority.cert), text(&authority.key));
+        let mut convex = Self::serve(&["--tls-cert", &cert, "--tls-key", &key]);
+        convex.ca = Some(authority.ca.clone());
+        convex.admit();
+        convex
     }
 
     pub(crate) fn serve(arguments: &[&str]) -> Self {
@@ -64,6 +84,8 @@ impl Convex {
             url: said["url"].as_str().unwrap().into(),
             admin: said["adminKey"].as_str().unwrap().into(),
             sandbox: "sb1".into(),
+            token: TOKEN.into(),
+            ca: None,
             _stdin: child.stdin.take(),
             child: Some(child),
         };
@@ -73,16 +95,16 @@ impl Convex {
         convex
     }
 
-    fn admit(&self) {
+    pub(crate) fn admit(&self) {
         use sha2::{Digest, Sha256};
-        let hash: String = Sha256::digest(TOKEN).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash: String = Sha256::digest(&self.token).iter().map(|byte| format!("{byte:02x}")).collect();
         self.as_admin("agent:admit", json!({"sandboxId": self.sandbox, "tokenHash": hash}));
     }
 
     /// A sandbox whose agent belongs to this deployment.
     pub(crate) fn sandbox(&self, settings: Value) -> Sandbox {
         let mut sandbox = Sandbox::prepare(settings);
-        for (name, value) in [("CONVEX_URL", self.url.as_str()), ("SANDBOX_TOKEN", TOKEN)] {
+        for (name, value) in [("CONVEX_URL", self.url.as_str()), ("SANDBOX_TOKEN", self.token.as_str())] {
             sandbox.environment.push((name.into(), value.into()));
         }
         sandbox.id = self.sandbox.clone();
@@ -103,6 +125,9 @@ impl Convex {
     fn post(&self, path: &str, headers: &str, body: &str) -> Value {
         let Some(host) = self.url.strip_prefix("http://") else {
             let mut curl = Command::new("curl");
+            if let Some(ca) = &self.ca {
+                curl.arg("--cacert").arg(ca);
+            }
             curl.args(["-s", "-X", "POST", "-H", "content-type: application/json", "--data-binary", body]);
             if let Some(header) = headers.lines().next() {
                 curl.args(["-H", header]);
@@ -155,6 +180,24 @@ impl Convex {
 
     pub(crate) fn fault(&self, fault: Value) {
         self.post("/_double/fault", "", &fault.to_string());
+    }
+
+    /// Nobody but an admin is served any more, and all sockets are dropped; or all is well again.
+    pub(crate) fn outage(&self, on: bool) {
+        self.post("/_double/outage", "", &json!({"on": on}).to_string());
+    }
+
+    /// Takes all faults back.
+    pub(crate) fn heal(&self) {
+        self.post("/_double/heal", "", "{}");
+    }
+
+    /// Lets the lease of a claim run out at once, as if minutes had gone by.
+    pub(crate) fn expire(&self, id: &str, worker: &str) {
+        let args = json!({"sandboxId": self.sandbox, "token": self.token, "id": id, "workerId": worker, "attempt": 1, "leaseMs": 1});
+        self.as_admin("agent:renew", args);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        self.as_admin("agent:expire", json!({"id": id, "attempt": 1}));
     }
 
     /// Drops all sockets.
@@ -212,5 +255,38 @@ impl Drop for Convex {
             let _ = child.wait();
             let _ = std::fs::remove_dir_all(folder().join(format!("node_modules/.functions-{}", child.id())));
         }
+    }
+}
+
+/// A certificate authority that nobody trusts by itself, and a certificate of its for `localhost`.
+pub(crate) struct Authority {
+    _folder: tempfile::TempDir,
+    pub(crate) ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Authority {
+    pub(crate) fn found() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let authority = Self {
+            ca: path("ca.pem"),
+            cert: path("cert.pem"),
+            key: path("key.pem"),
+            _folder: folder,
+        };
+        let make = "set -e
+            new='openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2'
+            $new -keyout ca.key -out ca.pem -subj '/CN=an authority for a test'
+            $new -keyout key.pem -out cert.pem -subj /CN=localhost -CA ca.pem -CAkey ca.key \
+                -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE";
+        let output = Command::new("sh")
+            .args(["-c", make])
+            .current_dir(authority.ca.parent().unwrap())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+        authority
     }
 }

@@ -198,6 +198,27 @@ impl Sandbox {
         self.end_of(&id)
     }
 
+    /// Waits for a prompt that ends well with this text, and returns its terminal event.
+    pub(crate) fn done(&self, id: &str, text: &str) -> Value {
+        let end = self.end_of(id);
+        assert_eq!((end["status"].as_str(), end["text"].as_str()), (Some("done"), Some(text)), "{end}");
+        end
+    }
+
+    /// How often a prompt stands in the transcript of the only session.
+    pub(crate) fn asked(&self, id: &str) -> usize {
+        let entries = raw::transcript_below(&self.path("home/.claude/projects"));
+        entries
+            .iter()
+            .filter(|entry| entry["uuid"] == id && entry["type"] == "user")
+            .count()
+    }
+
+    /// How often a tool ran that notes it in `ran.txt`.
+    pub(crate) fn runs(&self) -> usize {
+        self.file("ran.txt").lines().count()
+    }
+
     /// The data of a prompt's terminal event.
     pub(crate) fn end_of(&self, id: &str) -> Value {
         until(&format!("prompt {id} ends\n{}", self.log()), || {
@@ -316,6 +337,9 @@ impl Drop for Sandbox {
             signal(pid, "KILL");
         }
         if std::thread::panicking() {
+            if let Ok(to) = std::env::var("SANDKEEP_TEST_KEEP") {
+                let _ = Command::new("cp").arg("-r").arg(self.folder.path()).arg(to).status();
+            }
             eprintln!("worker.log:\n{}", self.log());
         }
     }

@@ -2,8 +2,9 @@
 
 use super::Account;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// The longest that one call may take.
@@ -49,6 +50,8 @@ pub struct Counts {
     minute: AtomicU64,
     /// Milliseconds since the epoch of the first failure since the last success; 0 = none.
     failing_since: AtomicU64,
+    /// What is wrong with single functions, by their paths.
+    problems: Mutex<BTreeMap<String, String>>,
 }
 
 impl Default for Counts {
@@ -57,6 +60,7 @@ impl Default for Counts {
             minutes: [const { AtomicU64::new(0) }; MINUTES],
             minute: AtomicU64::new(super::epoch_minute()),
             failing_since: AtomicU64::new(0),
+            problems: Mutex::default(),
         }
     }
 }
@@ -88,7 +92,23 @@ impl Counts {
         Some(self.failing_since.load(Ordering::Relaxed)).filter(|since| *since > 0)
     }
 
-    fn outcome(&self, reached: bool) {
+    /// What is wrong with a function that does answer, until it has done its work.
+    pub fn problem(&self) -> Option<String> {
+        self.problems.lock().ok()?.values().next().cloned()
+    }
+
+    fn outcome(&self, path: &str, answer: Result<(), &CallError>) {
+        let reached = !matches!(answer, Err(CallError::Unavailable(_)));
+        if let (true, Ok(mut problems)) = (reached, self.problems.lock()) {
+            match answer {
+                Err(problem @ (CallError::NoFunction(_) | CallError::Failed { .. })) => {
+                    if problems.insert(path.to_owned(), problem.to_string()).is_none() {
+                        tracing::warn!("{problem}");
+                    }
+                }
+                Ok(()) | Err(CallError::Refused(_) | CallError::Unavailable(_)) => drop(problems.remove(path)),
+            }
+        }
         let since = if reached { 0 } else { crate::agent::outbox::epoch_ms() };
         if reached || self.failing_since.load(Ordering::Relaxed) == 0 {
             self.failing_since.store(since, Ordering::Relaxed);
@@ -155,15 +175,24 @@ impl Api {
             .json(&json!({"path": path, "args": args, "format": "json"}));
         let answer = async {
             // An error of reqwest's names the URL, which has no secret in it.
-            let response = sent.send().await.map_err(|error| CallError::Unavailable(error.to_string()))?;
+            let response = sent.send().await.map_err(|error| CallError::Unavailable(with_causes(&error)))?;
             let status = response.status().as_u16();
-            let text = response.bytes().await.map_err(|error| CallError::Unavailable(error.to_string()))?;
+            let text = response
+                .bytes()
+                .await
+                .map_err(|error| CallError::Unavailable(with_causes(&error)))?;
             read(path, status, &text)
         }
         .await;
-        self.counts.outcome(!matches!(answer, Err(CallError::Unavailable(_))));
+        self.counts.outcome(path, answer.as_ref().map(drop));
         answer
     }
+}
+
+/// What went wrong, and why: that a certificate is not trusted is known only at the bottom.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn read(path: &str, status: u16, text: &[u8]) -> Result<Value, CallError> {

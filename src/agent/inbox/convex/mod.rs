@@ -10,6 +10,7 @@ pub mod watch;
 use super::{Inbox, Notice};
 use crate::agent::outbox::{self, Progress, epoch_ms};
 use crate::agent::prompt::{Origin, Outcome, Prompt, PromptId};
+use crate::agent::settings::Options;
 use crate::agent::transcript::replace;
 use courier::{Claim, Delivered, Delivery, End, whole};
 use http::{Api, CallError, Counts};
@@ -204,9 +205,10 @@ fn tell(inbox: &Value, worker: &str, notices: &UnboundedSender<Notice>, told: &B
         still.insert(what);
     };
     for row in rows("claimed").iter().filter(|row| row["workerId"] == worker) {
-        let Some(prompt) = prompt_of(row) else { continue };
+        let Some((prompt, flaw)) = prompt_of(row) else { continue };
         let id = prompt.id.clone();
-        once(format!("open {id}"), Notice::Offer { prompt, resumed: true });
+        let resumed = true;
+        once(format!("open {id}"), Notice::Offer { prompt, resumed, flaw });
         if row["cancel"] == true {
             once(format!("cancel {id}"), Notice::Cancel { id: id.clone() });
         }
@@ -218,25 +220,26 @@ fn tell(inbox: &Value, worker: &str, notices: &UnboundedSender<Notice>, told: &B
         }
     }
     for row in rows("pending") {
-        if let Some(prompt) = prompt_of(&row) {
-            let _ = notices.send(Notice::Offer { prompt, resumed: false });
+        if let Some((prompt, flaw)) = prompt_of(&row) {
+            let resumed = false;
+            let _ = notices.send(Notice::Offer { prompt, resumed, flaw });
         }
     }
     still
 }
 
-/// What the inbox says of a prompt; its text comes with the claim.
-fn prompt_of(row: &Value) -> Option<Prompt> {
-    Some(Prompt {
+/// What the inbox says of a prompt, and why it cannot be run as it says; its text comes with the claim.
+fn prompt_of(row: &Value) -> Option<(Box<Prompt>, Option<String>)> {
+    let options = row["options"].as_str().map_or(Ok(Options::default()), serde_json::from_str);
+    let flaw = options.as_ref().err().map(|error| format!("reading the prompt's options: {error}"));
+    let prompt = Prompt {
         id: PromptId::new(row["id"].as_str()?)?,
         origin: Origin::Convex,
         session: row["session"].as_str()?.to_owned(),
         text: String::new(),
-        options: row["options"]
-            .as_str()
-            .and_then(|options| serde_json::from_str(options).ok())
-            .unwrap_or_default(),
-    })
+        options: options.unwrap_or_default(),
+    };
+    Some((Box::new(prompt), flaw))
 }
 
 /// Questions go out one after the other, so that none is settled before it is asked.
@@ -403,8 +406,9 @@ impl Inbox for Convex {
             (true, None) => "connected",
             (false, None) => "polling",
         };
+        let error = self.trouble.borrow().clone().or_else(|| self.counts.problem());
         json!({
-            "state": state, "offline_since": failing_since, "error": *self.trouble.borrow(), "calls_last_hour": self.counts.last_hour(),
+            "state": state, "offline_since": failing_since, "error": error, "calls_last_hour": self.counts.last_hour(),
             "undelivered": self.deliveries.len(),
         })
     }
