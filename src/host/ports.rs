@@ -71,7 +71,13 @@ pub fn holders(port: u16) -> Vec<Listener> {
 
 /// Whether anybody listens on this port, even where it cannot be found out who.
 pub fn is_taken(port: u16) -> bool {
-    sockets().values().any(|socket| socket.port() == port)
+    !addresses(port).is_empty()
+}
+
+/// Where somebody listens on this port, even where it cannot be found out who.
+pub fn addresses(port: u16) -> BTreeSet<IpAddr> {
+    let sockets = sockets().into_values();
+    sockets.filter(|socket| socket.port() == port).map(|socket| socket.ip()).collect()
 }
 
 /// The process and its ancestors, for people: `agent › bash › npm run dev`. `unit_of` names the unit of a main process, where the

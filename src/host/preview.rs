@@ -78,7 +78,7 @@ impl Answer {
 /// Someone who is not of the dev unit and listens on its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {
-    /// Where.
+    /// Where; its pid is 0 where it may not be looked at.
     pub listener: Listener,
     /// Who, for people: `agent › bash › npm run dev`.
     pub lineage: String,
@@ -149,7 +149,10 @@ fn hides(stranger: &Stranger, here: &[&Listener]) -> bool {
 fn taken(facts: &Facts, here: &[&Listener], stranger: &Stranger, port: Option<u16>) -> Preview {
     let unit = &facts.unit;
     let port_number = stranger.listener.port;
-    let who = format!("pid {} ({})", stranger.listener.pid, stranger.lineage);
+    let who = match stranger.listener.pid {
+        0 => stranger.lineage.clone(),
+        pid => format!("pid {pid} ({})", stranger.lineage),
+    };
     let (state, reason) = match (here.first(), facts.own.first()) {
         (Some(own), _) => (
             PreviewState::WrongOwner,
@@ -297,15 +300,20 @@ impl Watcher {
 }
 
 fn strangers(port: u16, own: &[Listener], unit_of: &impl Fn(Pid) -> Option<String>) -> Vec<Stranger> {
-    let others = ports::holders(port)
+    let holders = ports::holders(port);
+    let known = |address, among: &[Listener]| among.iter().any(|l| (l.port, l.address) == (port, address));
+    let unseen = ports::addresses(port)
         .into_iter()
-        .filter(|h| !own.iter().any(|o| (o.port, o.address) == (h.port, h.address)));
-    others
-        .map(|listener| Stranger {
-            listener,
-            lineage: ports::lineage(listener.pid, unit_of),
-        })
-        .collect()
+        .filter(|&address| !known(address, own) && !known(address, &holders))
+        .map(|address| Stranger {
+            listener: Listener { port, address, pid: 0 },
+            lineage: "a process that we may not look at, of another user".to_owned(),
+        });
+    let seen = holders.iter().filter(|h| !known(h.address, own)).map(|&listener| Stranger {
+        listener,
+        lineage: ports::lineage(listener.pid, unit_of),
+    });
+    seen.chain(unseen).collect()
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ fn without_a_token_one_is_made() {
 
 #[test]
 fn processes_of_a_unit_may_do_what_the_config_allows() {
-    let sandkeep = env!("CARGO_BIN_EXE_sandkeep");
+    let sandkeep = crate::sandbox::binary().display().to_string();
     let sandbox = Sandbox::new(&format!(
         "[health]\nlisten = \"off\"\n[control]\nallow = {{ friend = ['status', 'restart:dev'] }}\n[unit.dev]\nexec = 'exec sleep 1000'\n\
          [unit.friend]\ntype = 'oneshot'\nafter = ['dev']\nexec = '{sandkeep} status > /dev/null; echo status $?; {sandkeep} restart dev; echo restart $?; {sandkeep} stop dev; echo stop $?'\n\

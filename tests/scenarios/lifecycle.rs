@@ -143,6 +143,7 @@ fn a_drain_signal_comes_first() {
 
 #[test]
 fn as_pid_1_of_a_container() {
+    skip!("needs-root");
     skip!("needs-pid-namespace");
     let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = '(setsid sleep 1000 &); exec sleep 1000'\n");
     let mut command = std::process::Command::new("unshare");

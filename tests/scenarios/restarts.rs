@@ -125,7 +125,7 @@ fn a_unit_may_restart_itself() {
     let sandbox = Sandbox::new(
         "[health]\nlisten = \"off\"\n[control]\nallow = { a = ['restart:a'] }\n[unit.a]\n\
          exec = '''echo x >> starts; [ $(wc -l < starts) -eq 1 ] && SANDKEEP restart a; exec sleep 1000'''\n"
-            .replace("SANDKEEP", env!("CARGO_BIN_EXE_sandkeep"))
+            .replace("SANDKEEP", &crate::sandbox::binary().display().to_string())
             .as_str(),
     );
     sandbox.up().expect(0);

@@ -1,6 +1,8 @@
 //! A sandbox of its own for each test: its directories, the real binary in them, and what is left behind when it is gone.
 
 use serde_json::Value;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,6 +30,32 @@ impl Answer {
     }
 }
 
+/// The ordinary user that everything is to run as, though the tests themselves run as root: `SANDKEEP_TEST_AS=nobody`.
+fn as_user() -> Option<u32> {
+    let name = std::env::var("SANDKEEP_TEST_AS").ok()?;
+    let user = nix::unistd::User::from_name(&name).unwrap();
+    Some(user.unwrap_or_else(|| panic!("SANDKEEP_TEST_AS={name}: no such user")).uid.as_raw())
+}
+
+/// The real binary, where whoever it runs as may read it: a checkout may lie in root's home.
+pub fn binary() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_sandkeep"));
+    if as_user().is_none() {
+        return built;
+    }
+    let meta = built.metadata().unwrap();
+    let dir = std::env::temp_dir().join(format!("sandkeep-{}-{}-{}", meta.dev(), meta.ino(), meta.mtime()));
+    let copy = dir.join("sandkeep");
+    if !copy.exists() {
+        fs::create_dir_all(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let mine = dir.join(std::process::id().to_string());
+        fs::copy(&built, &mine).unwrap();
+        fs::rename(mine, &copy).unwrap();
+    }
+    copy
+}
+
 pub struct Sandbox {
     pub dir: tempfile::TempDir,
     /// The supervisor that [`Sandbox::spawn`] started in the foreground.
@@ -41,6 +69,11 @@ impl Sandbox {
         let sandbox = Self { dir, child: None };
         fs::create_dir(sandbox.project()).unwrap();
         sandbox.write_config(config);
+        if let Some(user) = as_user() {
+            for path in [sandbox.path(), &sandbox.project()] {
+                std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+            }
+        }
         sandbox
     }
 
@@ -63,9 +96,12 @@ impl Sandbox {
 
     /// The real binary, in this sandbox's surroundings, without the secrets and settings of whoever runs the tests.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sandkeep"));
+        let mut command = Command::new(binary());
         self.surroundings(&mut command);
         command.args(arguments);
+        if let Some(user) = as_user() {
+            command.uid(user).gid(user).env("HOME", self.path());
+        }
         command
     }
 
