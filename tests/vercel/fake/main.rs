@@ -12,6 +12,8 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::cast_possible_truncation,
+    clippy::exit,
+    clippy::result_large_err,
     reason = "a program of the tests' own"
 )]
 

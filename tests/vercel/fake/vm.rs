@@ -64,6 +64,7 @@ for entry in /*; do
 done
 for name in etc tmp run home root vercel shared; do mkdir -p "$root/$name"; mount --bind "$disk/$name" "$root/$name"; done
 mount --bind "$disk/var-tmp" "$root/var/tmp"
+mkdir "$root/.etc"; mount --bind /etc "$root/.etc"; mount -o remount,bind,ro "$root/.etc" || true
 mkdir "$root/proc"; mount -t proc proc "$root/proc"
 touch "$root/.vm"; mount --bind "$agent" "$root/.vm"
 exec chroot "$root" /.vm --init
@@ -77,7 +78,10 @@ disk=$1 user=$2 home=$3 cwd=$4 uid=$5
 mkdir -p "$disk"
 for name in tmp run home root vercel shared var-tmp; do mkdir -p "$disk/$name"; done
 chmod 700 "$disk/root"
-cp -a /etc "$disk/etc" 2>/dev/null || true
+mkdir -p "$disk/etc"
+cd /etc
+find . -mindepth 1 -maxdepth 1 -type d -printf '/.etc/%P\0' | xargs -0 ln -sf -t "$disk/etc"
+find . -mindepth 1 -maxdepth 1 ! -type d -print0 | xargs -0 cp -P --preserve=mode,ownership -t "$disk/etc" 2>/dev/null || true
 chmod 1777 "$disk/tmp" "$disk/var-tmp"
 chmod 755 "$disk/run"
 mkdir -p "$disk$home" "$disk$cwd"
