@@ -1,0 +1,284 @@
+//! One request to the API and its retries.
+
+use super::account::Account;
+use super::refusal::Refusal;
+use super::retry::{self, Effect, Failure, Next};
+use crate::sandbox::fault::{Code, Fault};
+use bytes::Bytes;
+use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Until a connection stands.
+const CONNECT: Duration = Duration::from_secs(15);
+/// For an ordinary answer.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// The API, as one account. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Api {
+    http: reqwest::Client,
+    account: Arc<Account>,
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    method: Method,
+    path: Vec<String>,
+    query: Vec<(&'static str, String)>,
+    body: Body,
+    effect: Effect,
+    limit: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    None,
+    Json(Value),
+    /// A gzipped tar, unpacked below `/`.
+    Archive(Bytes),
+}
+
+impl Call {
+    fn new(method: Method, path: &[&str]) -> Self {
+        Self {
+            method,
+            path: path.iter().map(|part| (*part).to_owned()).collect(),
+            query: Vec::new(),
+            body: Body::None,
+            effect: Effect::Same,
+            limit: ANSWER,
+        }
+    }
+
+    pub(super) fn get(path: &[&str]) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub(super) fn delete(path: &[&str]) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
+    pub(super) fn patch(path: &[&str], body: Value) -> Self {
+        Self {
+            body: Body::Json(body),
+            ..Self::new(Method::PATCH, path)
+        }
+    }
+
+    pub(super) fn post(path: &[&str], body: Value) -> Self {
+        Self {
+            body: Body::Json(body),
+            ..Self::new(Method::POST, path)
+        }
+    }
+
+    pub(super) fn archive(path: &[&str], archive: Bytes) -> Self {
+        Self {
+            body: Body::Archive(archive),
+            ..Self::new(Method::POST, path)
+        }
+    }
+
+    pub(super) fn query(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.query.push((name, value.into()));
+        self
+    }
+
+    pub(super) fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// To be made a second time only after a look.
+    pub(super) fn once(mut self) -> Self {
+        self.effect = Effect::Twice;
+        self
+    }
+}
+
+/// Why a request has no result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The API says no.
+    Refused(Refusal),
+    /// It may have been done or not: only of what was to be done [`Call::once`]. The wait before a look is over.
+    Unknown(Box<Self>),
+    /// No connection, or no whole answer.
+    Silent(String),
+}
+
+impl Trouble {
+    /// The fault that it is, of something that was done.
+    pub(super) fn fault(&self, doing: &str) -> Fault {
+        match self {
+            Self::Refused(refusal) => refusal.fault(doing),
+            Self::Unknown(trouble) => trouble.fault(doing),
+            Self::Silent(why) => Fault::new(Code::Unreachable, format!("{doing}: Vercel does not answer: {why}"))
+                .hint("look at this machine's network, and at https://www.vercel-status.com"),
+        }
+    }
+
+    pub(super) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            Self::Unknown(_) | Self::Silent(_) => None,
+        }
+    }
+
+    pub(super) fn is_not_found(&self) -> bool {
+        self.refusal().is_some_and(|refusal| refusal.status == 404)
+    }
+}
+
+/// One attempt that did not succeed.
+struct Missed {
+    failure: Failure,
+    trouble: Trouble,
+}
+
+impl Api {
+    pub(super) fn new(account: Account) -> Result<Self, Fault> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            Fault::new(Code::BadRequest, format!("`{}` is no address of an API: {error}", account.base))
+        };
+        let url = Url::parse(&account.base).map_err(|error| wrong(&error))?;
+        if url.cannot_be_a_base() || !matches!(url.scheme(), "http" | "https") {
+            return Err(wrong(&"it has to begin with https://"));
+        }
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls())
+            .user_agent(concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| Fault::new(Code::Unreachable, format!("preparing to speak with Vercel: {error}")))?;
+        Ok(Self {
+            http,
+            account: Arc::new(account),
+        })
+    }
+
+    pub(super) fn project(&self) -> &str {
+        &self.account.project
+    }
+
+    /// Makes a request until it has an answer, or it makes no sense to go on.
+    pub(super) async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Trouble> {
+        self.again(call, async |request| {
+            let limited = tokio::time::timeout(call.limit, async {
+                let bytes = accepted(request.send().await).await?.bytes().await.map_err(|error| unanswered(&error))?;
+                serde_json::from_slice(&bytes).map_err(|error| silence(Failure::Unanswered, format!("its answer makes no sense: {error}")))
+            });
+            let late = |_| silence(Failure::Unanswered, format!("nothing within {} s", call.limit.as_secs()));
+            limited.await.map_err(late)?
+        })
+        .await
+    }
+
+    /// Opens a body that is read as it comes. It may break at any time.
+    pub(super) async fn open(&self, call: &Call) -> Result<reqwest::Response, Trouble> {
+        self.again(call, async |request| {
+            let opened = tokio::time::timeout(call.limit, async { accepted(request.send().await).await });
+            let late = |_| silence(Failure::Unanswered, format!("nothing within {} s", call.limit.as_secs()));
+            opened.await.map_err(late)?
+        })
+        .await
+    }
+
+    async fn again<T>(&self, call: &Call, attempt: impl AsyncFn(reqwest::RequestBuilder) -> Result<T, Missed>) -> Result<T, Trouble> {
+        let mut attempts = 0;
+        loop {
+            let missed = match attempt(self.request(call)).await {
+                Ok(answer) => return Ok(answer),
+                Err(missed) => missed,
+            };
+            match retry::next(missed.failure, call.effect, attempts, fastrand::u64(..)) {
+                Next::Again(wait) => tokio::time::sleep(wait).await,
+                Next::Look(wait) => {
+                    tokio::time::sleep(wait).await;
+                    return Err(Trouble::Unknown(Box::new(missed.trouble)));
+                }
+                Next::GiveUp => return Err(missed.trouble),
+            }
+            attempts += 1;
+        }
+    }
+
+    fn request(&self, call: &Call) -> reqwest::RequestBuilder {
+        let mut url = Url::parse(&self.account.base).expect("it was checked when this was made");
+        url.path_segments_mut().expect("it was checked when this was made").pop_if_empty().extend(&call.path);
+        url.query_pairs_mut().append_pair("teamId", &self.account.team).extend_pairs(&call.query);
+        let mut token = format!("Bearer {}", String::from_utf8_lossy(self.account.token.reveal())).into_bytes();
+        token.retain(|byte| (0x20..0x7f).contains(byte));
+        let mut authorization = reqwest::header::HeaderValue::from_bytes(&token).expect("only printable characters are left");
+        authorization.set_sensitive(true);
+        let request = self.http.request(call.method.clone(), url).header("authorization", authorization);
+        match &call.body {
+            Body::None => request.header("content-type", "application/json"),
+            Body::Json(body) => request.json(body),
+            Body::Archive(archive) => {
+                request.header("content-type", "application/gzip").header("x-cwd", "/").body(archive.clone())
+            }
+        }
+    }
+}
+
+fn silence(failure: Failure, why: String) -> Missed {
+    Missed {
+        failure,
+        trouble: Trouble::Silent(why),
+    }
+}
+
+fn unanswered(error: &reqwest::Error) -> Missed {
+    let failure = if error.is_connect() { Failure::Unsent } else { Failure::Unanswered };
+    silence(failure, reason(error))
+}
+
+/// The answer, if it is not a refusal.
+async fn accepted(sent: reqwest::Result<reqwest::Response>) -> Result<reqwest::Response, Missed> {
+    let response = sent.map_err(|error| unanswered(&error))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let header = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+    let retry_after = header.and_then(|value| retry::retry_after(value, jiff::Timestamp::now()));
+    // A refusal is one also without its reason.
+    let body = response.bytes().await.unwrap_or_default();
+    Err(Missed {
+        failure: Failure::Status {
+            status: status.as_u16(),
+            retry_after,
+        },
+        trouble: Trouble::Refused(Refusal::read(status.as_u16(), &body, retry_after)),
+    })
+}
+
+/// The innermost reason of an error, without the URL.
+pub(super) fn reason(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// The system's roots and, where there are none, Mozilla's.
+fn tls() -> rustls::ClientConfig {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring speaks TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
