@@ -1,9 +1,12 @@
 //! The double as a process, and its door for tests.
 
+use sandkeep::sandbox::provider::{Provider, Sandbox, Settings, Wanted, vercel};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A running double; it ends with this value, and every sandbox with it.
 pub(crate) struct Double {
@@ -35,7 +38,48 @@ impl Double {
         }
     }
 
-    #[expect(dead_code, reason = "for the tests of our own client")]
+    /// Our client of it, with the double's own token.
+    pub(crate) fn provider(&self, runtime: Option<&str>) -> Arc<dyn Provider> {
+        self.provider_with(runtime, &[("VERCEL_TOKEN", "token")])
+    }
+
+    pub(crate) fn provider_with(&self, runtime: Option<&str>, variables: &[(&str, &str)]) -> Arc<dyn Provider> {
+        let settings = vercel::Settings {
+            team: Some("team_test".to_owned()),
+            project: Some("prj_test".to_owned()),
+            api: Some(self.api.clone()),
+            runtime: runtime.map(str::to_owned),
+        };
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
+        Settings::Vercel(settings).open(&variable).unwrap()
+    }
+
+    /// Orders faults; forgets what was asked so far.
+    pub(crate) fn order(&self, faults: &Value) {
+        self.ask("DELETE", "/faults", &Value::Null);
+        self.ask("DELETE", "/requests", &Value::Null);
+        self.ask("POST", "/faults", faults);
+    }
+
+    /// What was asked since the last order: the requests of an operation, or all.
+    pub(crate) fn asked(&self, operation: Option<&str>) -> Vec<Value> {
+        let all = self.ask("GET", "/requests", &Value::Null);
+        let all = all.as_array().cloned().unwrap_or_default();
+        all.into_iter()
+            .filter(|one| operation.is_none_or(|operation| one["op"] == operation))
+            .collect()
+    }
+
+    /// The sandboxes that there are.
+    pub(crate) fn sandboxes(&self) -> Vec<Value> {
+        self.ask("GET", "/sandboxes", &Value::Null).as_array().cloned().unwrap_or_default()
+    }
+
     /// Asks the admin door; `Null` where it has nothing to say.
     pub(crate) fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
         let address = self.admin.trim_start_matches("http://");
@@ -60,5 +104,24 @@ impl Drop for Double {
         // The end of its standard input ends it, in order: it takes its sandboxes down first.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
+    }
+}
+
+/// A sandbox of this name.
+pub(crate) async fn create(provider: &dyn Provider, name: &str) -> Sandbox {
+    let wanted = Wanted {
+        name: name.to_owned(),
+        ports: Vec::new(),
+        timeout: Some(Duration::from_secs(600)),
+    };
+    provider.create(&wanted).await.unwrap()
+}
+
+/// Waits for something, long enough for a loaded machine.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

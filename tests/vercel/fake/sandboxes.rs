@@ -289,6 +289,9 @@ async fn get_one(State(fake): Here, Path(name): Path<String>, uri: Uri) -> Answe
     if !resume || matches!(status, "running" | "pending") {
         return show(&fake, &name, false);
     }
+    if matches!(status, "stopping" | "snapshotting") {
+        return Err(reply::error(422, &format!("sandbox_{status}"), &format!("Sandbox is {status}")));
+    }
     let disk = fake.disk(&name);
     if sandbox.loses_disk {
         let _ = std::fs::remove_dir_all(&disk);

@@ -31,11 +31,7 @@ struct Claims {
 }
 
 impl Account {
-    pub(super) fn find(
-        settings: &Settings,
-        variable: &dyn Fn(&str) -> Option<String>,
-        now: jiff::Timestamp,
-    ) -> Result<Self, Fault> {
+    pub(super) fn find(settings: &Settings, variable: &dyn Fn(&str) -> Option<String>, now: jiff::Timestamp) -> Result<Self, Fault> {
         let set = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let token = set("VERCEL_TOKEN").or_else(|| set("VERCEL_OIDC_TOKEN"));
         let token = token.ok_or_else(|| Fault::new(Code::Unauthorized, "no credentials for Vercel").hint(HINT))?;
@@ -52,8 +48,7 @@ impl Account {
         let base_given = settings.api.clone().or_else(|| set("SANDKEEP_VERCEL_API"));
         Ok(Self {
             token: Secret::new(token),
-            team: (settings.team.clone().or(of_team).or_else(|| set("VERCEL_TEAM_ID")))
-                .ok_or_else(|| missing("team", "VERCEL_TEAM_ID"))?,
+            team: (settings.team.clone().or(of_team).or_else(|| set("VERCEL_TEAM_ID"))).ok_or_else(|| missing("team", "VERCEL_TEAM_ID"))?,
             project: (settings.project.clone().or(of_project).or_else(|| set("VERCEL_PROJECT_ID")))
                 .ok_or_else(|| missing("project", "VERCEL_PROJECT_ID"))?,
             base: base_given.as_deref().unwrap_or(BASE).trim_end_matches('/').to_owned(),
@@ -98,7 +93,12 @@ mod tests {
     use base64::Engine;
 
     fn find(variables: &[(&str, &str)]) -> Result<Account, Fault> {
-        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let variable = |name: &str| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
         Account::find(&Settings::default(), &variable, jiff::Timestamp::from_second(1000).unwrap())
     }
 
@@ -110,9 +110,15 @@ mod tests {
     #[test]
     fn a_token_needs_its_team_and_project() {
         let account = find(&[("VERCEL_TOKEN", "t"), ("VERCEL_TEAM_ID", "team_t"), ("VERCEL_PROJECT_ID", "prj_t")]).unwrap();
-        assert_eq!((account.team.as_str(), account.project.as_str(), account.base.as_str()), ("team_t", "prj_t", BASE));
+        assert_eq!(
+            (account.team.as_str(), account.project.as_str(), account.base.as_str()),
+            ("team_t", "prj_t", BASE)
+        );
         let fault = find(&[("VERCEL_TOKEN", "t"), ("VERCEL_TEAM_ID", "team_t")]).unwrap_err();
-        assert_eq!((fault.code, fault.hint.as_deref()), (Code::Unauthorized, Some("set VERCEL_PROJECT_ID")));
+        assert_eq!(
+            (fault.code, fault.hint.as_deref()),
+            (Code::Unauthorized, Some("set VERCEL_PROJECT_ID"))
+        );
         assert_eq!(find(&[("VERCEL_TOKEN", " ")]).unwrap_err().message, "no credentials for Vercel");
     }
 

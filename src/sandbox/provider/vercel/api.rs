@@ -142,9 +142,8 @@ struct Missed {
 
 impl Api {
     pub(super) fn new(account: Account) -> Result<Self, Fault> {
-        let wrong = |error: &dyn std::fmt::Display| {
-            Fault::new(Code::BadRequest, format!("`{}` is no address of an API: {error}", account.base))
-        };
+        let wrong =
+            |error: &dyn std::fmt::Display| Fault::new(Code::BadRequest, format!("`{}` is no address of an API: {error}", account.base));
         let url = Url::parse(&account.base).map_err(|error| wrong(&error))?;
         if url.cannot_be_a_base() || !matches!(url.scheme(), "http" | "https") {
             return Err(wrong(&"it has to begin with https://"));
@@ -168,50 +167,62 @@ impl Api {
 
     /// Makes a request until it has an answer, or it makes no sense to go on.
     pub(super) async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Trouble> {
-        self.again(call, async |request| {
-            let limited = tokio::time::timeout(call.limit, async {
-                let bytes = accepted(request.send().await).await?.bytes().await.map_err(|error| unanswered(&error))?;
-                serde_json::from_slice(&bytes).map_err(|error| silence(Failure::Unanswered, format!("its answer makes no sense: {error}")))
-            });
-            let late = |_| silence(Failure::Unanswered, format!("nothing within {} s", call.limit.as_secs()));
-            limited.await.map_err(late)?
-        })
-        .await
+        let mut attempt = 0;
+        loop {
+            let answered = tokio::time::timeout(call.limit, self.answer(call)).await;
+            match answered.unwrap_or_else(|_| Err(late(call))) {
+                Ok(answer) => return Ok(answer),
+                Err(missed) => pause(missed, call.effect, &mut attempt).await?,
+            }
+        }
     }
 
     /// Opens a body that is read as it comes. It may break at any time.
     pub(super) async fn open(&self, call: &Call) -> Result<reqwest::Response, Trouble> {
-        self.again(call, async |request| {
-            let opened = tokio::time::timeout(call.limit, async { accepted(request.send().await).await });
-            let late = |_| silence(Failure::Unanswered, format!("nothing within {} s", call.limit.as_secs()));
-            opened.await.map_err(late)?
-        })
-        .await
+        let mut attempt = 0;
+        loop {
+            let opened = tokio::time::timeout(call.limit, self.send(call)).await;
+            match opened.unwrap_or_else(|_| Err(late(call))) {
+                Ok(response) => return Ok(response),
+                Err(missed) => pause(missed, call.effect, &mut attempt).await?,
+            }
+        }
     }
 
-    async fn again<T>(&self, call: &Call, attempt: impl AsyncFn(reqwest::RequestBuilder) -> Result<T, Missed>) -> Result<T, Trouble> {
-        let mut attempts = 0;
-        loop {
-            let missed = match attempt(self.request(call)).await {
-                Ok(answer) => return Ok(answer),
-                Err(missed) => missed,
-            };
-            match retry::next(missed.failure, call.effect, attempts, fastrand::u64(..)) {
-                Next::Again(wait) => tokio::time::sleep(wait).await,
-                Next::Look(wait) => {
-                    tokio::time::sleep(wait).await;
-                    return Err(Trouble::Unknown(Box::new(missed.trouble)));
-                }
-                Next::GiveUp => return Err(missed.trouble),
-            }
-            attempts += 1;
+    async fn answer<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Missed> {
+        let bytes = self.send(call).await?.bytes().await.map_err(|error| unanswered(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| silence(Failure::Unanswered, format!("its answer makes no sense: {error}")))
+    }
+
+    /// The answer, if it is not a refusal.
+    async fn send(&self, call: &Call) -> Result<reqwest::Response, Missed> {
+        let response = self.request(call).send().await.map_err(|error| unanswered(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
         }
+        let header = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = header.and_then(|value| retry::retry_after(value, jiff::Timestamp::now()));
+        // A refusal is one also without its reason.
+        let body = response.bytes().await.unwrap_or_default();
+        Err(Missed {
+            failure: Failure::Status {
+                status: status.as_u16(),
+                retry_after,
+            },
+            trouble: Trouble::Refused(Refusal::read(status.as_u16(), &body, retry_after)),
+        })
     }
 
     fn request(&self, call: &Call) -> reqwest::RequestBuilder {
         let mut url = Url::parse(&self.account.base).expect("it was checked when this was made");
-        url.path_segments_mut().expect("it was checked when this was made").pop_if_empty().extend(&call.path);
-        url.query_pairs_mut().append_pair("teamId", &self.account.team).extend_pairs(&call.query);
+        url.path_segments_mut()
+            .expect("it was checked when this was made")
+            .pop_if_empty()
+            .extend(&call.path);
+        url.query_pairs_mut()
+            .append_pair("teamId", &self.account.team)
+            .extend_pairs(&call.query);
         let mut token = format!("Bearer {}", String::from_utf8_lossy(self.account.token.reveal())).into_bytes();
         token.retain(|byte| (0x20..0x7f).contains(byte));
         let mut authorization = reqwest::header::HeaderValue::from_bytes(&token).expect("only printable characters are left");
@@ -220,9 +231,10 @@ impl Api {
         match &call.body {
             Body::None => request.header("content-type", "application/json"),
             Body::Json(body) => request.json(body),
-            Body::Archive(archive) => {
-                request.header("content-type", "application/gzip").header("x-cwd", "/").body(archive.clone())
-            }
+            Body::Archive(archive) => request
+                .header("content-type", "application/gzip")
+                .header("x-cwd", "/")
+                .body(archive.clone()),
         }
     }
 }
@@ -239,24 +251,25 @@ fn unanswered(error: &reqwest::Error) -> Missed {
     silence(failure, reason(error))
 }
 
-/// The answer, if it is not a refusal.
-async fn accepted(sent: reqwest::Result<reqwest::Response>) -> Result<reqwest::Response, Missed> {
-    let response = sent.map_err(|error| unanswered(&error))?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
+fn late(call: &Call) -> Missed {
+    silence(Failure::Unanswered, format!("nothing within {} s", call.limit.as_secs()))
+}
+
+/// Waits until the next attempt, if there is one.
+async fn pause(missed: Missed, effect: Effect, attempt: &mut u32) -> Result<(), Trouble> {
+    let next = retry::next(missed.failure, effect, *attempt, fastrand::u64(..));
+    *attempt += 1;
+    match next {
+        Next::Again(wait) => {
+            tokio::time::sleep(wait).await;
+            Ok(())
+        }
+        Next::Look(wait) => {
+            tokio::time::sleep(wait).await;
+            Err(Trouble::Unknown(Box::new(missed.trouble)))
+        }
+        Next::GiveUp => Err(missed.trouble),
     }
-    let header = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-    let retry_after = header.and_then(|value| retry::retry_after(value, jiff::Timestamp::now()));
-    // A refusal is one also without its reason.
-    let body = response.bytes().await.unwrap_or_default();
-    Err(Missed {
-        failure: Failure::Status {
-            status: status.as_u16(),
-            retry_after,
-        },
-        trouble: Trouble::Refused(Refusal::read(status.as_u16(), &body, retry_after)),
-    })
 }
 
 /// The innermost reason of an error, without the URL.

@@ -16,7 +16,10 @@ pub(super) fn pack(path: &str, mode: u32, size: u64, mut content: impl Read) -> 
     packed.write_all(&header)?;
     let copied = io::copy(&mut content.by_ref().take(size), &mut packed)?;
     if copied != size {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file became shorter while it was read",
+        ));
     }
     let filled = usize::try_from(size % BLOCK as u64).expect("less than a block");
     packed.write_all(&vec![0; (BLOCK - filled) % BLOCK])?;
@@ -58,7 +61,12 @@ mod tests {
         for (size, mode) in [(0, 0o600), (1, 0o755), (511, 0o644), (512, 0o640), (513, 0o600), (70_000, 0o700)] {
             let content: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
             let packed = pack("/tmp/a file ä", mode, size, content.as_slice()).unwrap();
-            let mut tar = Command::new("tar").args(["-xzf", "-", "-C"]).arg(dir.path()).stdin(Stdio::piped()).spawn().unwrap();
+            let mut tar = Command::new("tar")
+                .args(["-xzf", "-", "-C"])
+                .arg(dir.path())
+                .stdin(Stdio::piped())
+                .spawn()
+                .unwrap();
             tar.stdin.take().unwrap().write_all(&packed).unwrap();
             assert!(tar.wait().unwrap().success(), "{size}");
             let file = dir.path().join("tmp/a file ä");

@@ -98,7 +98,9 @@ pub(super) async fn find(api: &Api, name: &str, wake: Wake) -> Result<Option<San
 
 async fn look(api: &Api, name: &str, wake: Wake) -> Result<Whole, Trouble> {
     let resume = if wake == Wake::Yes { "true" } else { "false" };
-    let call = Call::get(&["v2", "sandboxes", name]).query("projectId", api.project()).query("resume", resume);
+    let call = Call::get(&["v2", "sandboxes", name])
+        .query("projectId", api.project())
+        .query("resume", resume);
     api.ask(&call.within(PATIENCE)).await
 }
 
@@ -149,7 +151,11 @@ pub(super) async fn extend(api: &Api, sandbox: &Sandbox, until: jiff::Timestamp)
     let doing = format!("extending the time of the sandbox `{}`", sandbox.name);
     let fault = |trouble: &Trouble| trouble.fault(&doing);
     let path = ["v2", "sandboxes", "sessions", &sandbox.session];
-    let mut session = api.ask::<OfSession>(&Call::get(&path)).await.map_err(|trouble| fault(&trouble))?.session;
+    let mut session = api
+        .ask::<OfSession>(&Call::get(&path))
+        .await
+        .map_err(|trouble| fault(&trouble))?
+        .session;
     let mut most = Duration::MAX;
     let mut round = 0;
     loop {
@@ -177,7 +183,11 @@ pub(super) async fn extend(api: &Api, sandbox: &Sandbox, until: jiff::Timestamp)
                 if round > ROUNDS {
                     return Err(fault(&trouble));
                 }
-                session = api.ask::<OfSession>(&Call::get(&path)).await.map_err(|trouble| fault(&trouble))?.session;
+                session = api
+                    .ask::<OfSession>(&Call::get(&path))
+                    .await
+                    .map_err(|trouble| fault(&trouble))?
+                    .session;
             }
             Err(trouble) => match trouble.refusal() {
                 Some(refusal) if refusal.code == "sandbox_timeout_invalid" => match deadline::less(asked) {

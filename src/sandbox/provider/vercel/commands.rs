@@ -5,7 +5,7 @@ use super::archive;
 use super::lines::{Heard, Line, Lines};
 use super::wire::{Anything, Command as Known, Commands, OfCommand};
 use crate::sandbox::fault::{Code, Fault};
-use crate::sandbox::provider::{Body, Command, Exit, Output, Repeat, Sandbox, Secret, Stream, Upload};
+use crate::sandbox::provider::{Body, Command, Exit, Output, Repeat, Sandbox, Upload};
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -75,7 +75,11 @@ pub(super) async fn run(api: &Api, sandbox: &Sandbox, command: &Command, output:
             let program = command.argv.first().map_or("", String::as_str);
             Err(Fault::new(
                 Code::CommandFailed,
-                format!("`{program}` in the sandbox `{}` did not end within {} s", sandbox.name, command.limit.as_secs()),
+                format!(
+                    "`{program}` in the sandbox `{}` did not end within {} s",
+                    sandbox.name,
+                    command.limit.as_secs()
+                ),
             ))
         }
     }
@@ -125,7 +129,9 @@ async fn send(api: &Api, sandbox: &Sandbox, path: &str, body: Body, doing: &str)
     let packed = packed.map_err(|error| Fault::new(Code::UploadFailed, format!("{doing}: reading it here: {error}")))?;
     let sent = packed.len() as u64;
     let call = Call::archive(&["v2", "sandboxes", "sessions", &sandbox.session, "fs", "write"], packed.into());
-    api.ask::<Anything>(&call.within(SENDING)).await.map_err(|trouble| trouble.fault(doing))?;
+    api.ask::<Anything>(&call.within(SENDING))
+        .await
+        .map_err(|trouble| trouble.fault(doing))?;
     Ok(sent)
 }
 
@@ -207,7 +213,9 @@ async fn follow(api: &Api, sandbox: &Sandbox, id: &str, output: Output<'_>) -> R
     let mut pause = PAUSES[0];
     loop {
         let opened = Instant::now();
-        let end = listen(api, &path, &mut heard, &mut *output).await.map_err(|trouble| lost(&trouble, sandbox))?;
+        let end = listen(api, &path, &mut heard, &mut *output)
+            .await
+            .map_err(|trouble| lost(&trouble, sandbox))?;
         // What ends after the exit was known is whole; so is what ends with it, unless it is old enough to have been cut.
         if let (End::Closed, Some(code)) = (&end, code) {
             return Ok(Exit(code));
@@ -264,7 +272,9 @@ async fn listen(api: &Api, path: &[&str], heard: &mut Heard, output: Output<'_>)
 fn lost(trouble: &Trouble, sandbox: &Sandbox) -> Fault {
     let doing = format!("waiting for a command in the sandbox `{}`", sandbox.name);
     let mut fault = trouble.fault(&doing);
-    let over = trouble.refusal().is_some_and(|refusal| refusal.is_session_over() || refusal.status == 404);
+    let over = trouble
+        .refusal()
+        .is_some_and(|refusal| refusal.is_session_over() || refusal.status == 404);
     if over || fault.code == Code::Unreachable {
         fault.code = Code::Lost;
     }
@@ -326,7 +336,9 @@ impl Abandoned {
 
 impl Drop for Abandoned {
     fn drop(&mut self) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
         if self.over {
             return;
         }

@@ -31,7 +31,10 @@ mod tests {
         assert_eq!(missing(at(100), at(400)), Some(Duration::from_secs(300)));
         assert_eq!(missing(at(400), at(400)), None);
         assert_eq!(missing(at(900), at(400)), None);
-        assert_eq!(missing(at(100), at(100) + jiff::SignedDuration::from_millis(1500)), Some(Duration::from_millis(1500)));
+        assert_eq!(
+            missing(at(100), at(100) + jiff::SignedDuration::from_millis(1500)),
+            Some(Duration::from_millis(1500))
+        );
     }
 
     #[test]

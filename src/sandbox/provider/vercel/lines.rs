@@ -122,7 +122,13 @@ mod tests {
             code: "sandbox_stopped".to_owned(),
             message: "m".to_owned(),
         };
-        let expected = [out("a\nb"), Line::Said(Stream::Stderr, "e".to_owned()), Line::Other, Line::Other, broken];
+        let expected = [
+            out("a\nb"),
+            Line::Said(Stream::Stderr, "e".to_owned()),
+            Line::Other,
+            Line::Other,
+            broken,
+        ];
         assert_eq!(Lines::default().take(text.as_bytes()), expected);
     }
 

@@ -49,7 +49,11 @@ impl Refusal {
         let (code, hint) = self.meaning();
         let mut why = self.message.clone();
         if why.is_empty() {
-            why = if self.code.is_empty() { "no reason given".to_owned() } else { self.code.clone() };
+            why = if self.code.is_empty() {
+                "no reason given".to_owned()
+            } else {
+                self.code.clone()
+            };
         }
         let mut fault = Fault::new(code, format!("{doing}: Vercel says {}: {why}", self.status)).hint(hint);
         fault.retry_after = self.retry_after;
@@ -58,9 +62,10 @@ impl Refusal {
 
     fn meaning(&self) -> (Code, String) {
         let (code, hint) = match (self.status, self.code.as_str()) {
-            (401 | 403, _) if self.invalid_token => {
-                (Code::Unauthorized, "the token is wrong, revoked or expired: make one at https://vercel.com/account/settings/tokens")
-            }
+            (401 | 403, _) if self.invalid_token => (
+                Code::Unauthorized,
+                "the token is wrong, revoked or expired: make one at https://vercel.com/account/settings/tokens",
+            ),
             (401 | 403, _) => (
                 Code::Unauthorized,
                 "the token has no right to this: it has to be one of the team of VERCEL_TEAM_ID, for the project of VERCEL_PROJECT_ID",
@@ -69,9 +74,10 @@ impl Refusal {
                 Code::PlanLimit,
                 "the plan's limit is reached: stop sandboxes (`sandkeep sandbox list`), or upgrade at https://vercel.com/account/billing",
             ),
-            (400, "sandbox_timeout_invalid") => {
-                (Code::PlanLimit, "a sandbox lives at most 45 minutes on Hobby and 24 hours on Pro: ask for less with --timeout")
-            }
+            (400, "sandbox_timeout_invalid") => (
+                Code::PlanLimit,
+                "a sandbox lives at most 45 minutes on Hobby and 24 hours on Pro: ask for less with --timeout",
+            ),
             (429, _) => {
                 let hint = match self.retry_after {
                     Some(after) => format!("try again in {} s, or start fewer at once", after.as_secs()),
@@ -79,12 +85,16 @@ impl Refusal {
                 };
                 return (Code::Quota, hint);
             }
-            (410, "snapshot_not_found") => {
-                (Code::SandboxGone, "what it would come back from has expired: remove it and start another")
-            }
+            (410, "snapshot_not_found") => (
+                Code::SandboxGone,
+                "what it would come back from has expired: remove it and start another",
+            ),
             (410, _) => (Code::Unreachable, "its session ended: `sandkeep sandbox start` brings it back"),
             (422, _) => (Code::Busy, "it is being stopped or saved: try again in a moment"),
-            (404, _) => (Code::SandboxGone, "it is not there (any more), or in another project: see VERCEL_PROJECT_ID"),
+            (404, _) => (
+                Code::SandboxGone,
+                "it is not there (any more), or in another project: see VERCEL_PROJECT_ID",
+            ),
             (408 | 425 | 500..=599, _) => (Code::ProviderFailed, "see https://www.vercel-status.com, and try again"),
             _ => (Code::BadRequest, "Vercel does not take the request as it is"),
         };
@@ -130,7 +140,10 @@ mod tests {
         for (status, code, expected) in table {
             let fault = fault(status, code);
             assert_eq!(fault.code, expected, "{status} {code}");
-            assert_eq!(fault.message, format!("creating the sandbox `x`: Vercel says {status}: because of this"));
+            assert_eq!(
+                fault.message,
+                format!("creating the sandbox `x`: Vercel says {status}: because of this")
+            );
             assert!(fault.hint.is_some_and(|hint| !hint.is_empty() && !hint.contains('\n')));
         }
         assert_eq!(fault(429, "").hint.unwrap(), "try again in 30 s, or start fewer at once");

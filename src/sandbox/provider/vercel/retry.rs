@@ -66,7 +66,13 @@ pub(super) fn next(failure: Failure, effect: Effect, attempt: u32, random: u64) 
             Some(after) if after > PATIENCE => Next::GiveUp,
             after => Next::Again(after.unwrap_or(wait).max(wait)),
         },
-        (Failure::Status { status: 408 | 425 | 500..=599, retry_after }, effect) => {
+        (
+            Failure::Status {
+                status: 408 | 425 | 500..=599,
+                retry_after,
+            },
+            effect,
+        ) => {
             let wait = retry_after.filter(|after| *after <= PATIENCE).unwrap_or(wait).max(wait);
             match effect {
                 Effect::Same => Next::Again(wait),
@@ -125,7 +131,11 @@ mod tests {
             (status(422, None), "give up", "give up"),
         ];
         for (failure, same, twice) in table {
-            assert_eq!((word(failure, Effect::Same), word(failure, Effect::Twice)), (same, twice), "{failure:?}");
+            assert_eq!(
+                (word(failure, Effect::Same), word(failure, Effect::Twice)),
+                (same, twice),
+                "{failure:?}"
+            );
         }
     }
 
@@ -135,14 +145,21 @@ mod tests {
             Next::Again(wait) => Some(wait.as_millis()),
             Next::Look(_) | Next::GiveUp => None,
         };
-        assert_eq!([wait(0), wait(1), wait(2), wait(3), wait(4)], [Some(200), Some(400), Some(800), Some(1600), None]);
+        assert_eq!(
+            [wait(0), wait(1), wait(2), wait(3), wait(4)],
+            [Some(200), Some(400), Some(800), Some(1600), None]
+        );
     }
 
     #[test]
     fn a_wish_is_kept() {
-        let Next::Again(wait) = next(status(429, Some(7)), Effect::Twice, 0, u64::MAX) else { panic!("again") };
+        let Next::Again(wait) = next(status(429, Some(7)), Effect::Twice, 0, u64::MAX) else {
+            panic!("again")
+        };
         assert_eq!(wait, Duration::from_secs(7));
-        let Next::Again(wait) = next(status(429, Some(0)), Effect::Twice, 0, 0) else { panic!("again") };
+        let Next::Again(wait) = next(status(429, Some(0)), Effect::Twice, 0, 0) else {
+            panic!("again")
+        };
         assert!(wait > Duration::from_millis(100), "never at once: {wait:?}");
     }
 

@@ -131,7 +131,11 @@ pub(super) struct Anything {}
 
 impl Whole {
     pub(super) fn sandbox(self) -> provider::Sandbox {
-        let expires_at = if self.session.status == Status::Running { self.session.deadline() } else { None };
+        let expires_at = if self.session.status == Status::Running {
+            self.session.deadline()
+        } else {
+            None
+        };
         provider::Sandbox {
             id: self.sandbox.name.clone(),
             name: self.sandbox.name,
@@ -173,7 +177,13 @@ mod tests {
         let states = |status: Status| (status.state(true), status.state(false));
         assert_eq!(states(Status::Running), (Running, Running));
         assert_eq!(states(Status::Pending), (Running, Running));
-        for status in [Status::Stopping, Status::Stopped, Status::Failed, Status::Aborted, Status::Snapshotting] {
+        for status in [
+            Status::Stopping,
+            Status::Stopped,
+            Status::Failed,
+            Status::Aborted,
+            Status::Snapshotting,
+        ] {
             assert_eq!(states(status), (Stopped, Ended), "{status:?}");
         }
         assert_eq!(serde_json::from_str::<Status>("\"hibernating\"").unwrap(), Status::Unknown);
