@@ -59,6 +59,10 @@ pub struct ReloadRequest {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub flags: Option<Flags>,
+    /// When the sandbox ends: takes the place of `SANDBOX_EXPIRES_AT` in the supervisor's environment.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<jiff::Timestamp>,
 }
 
 /// What came of it.

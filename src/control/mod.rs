@@ -8,6 +8,7 @@ mod answer;
 pub mod api;
 pub mod client;
 pub mod daemon_handle;
+pub mod deadline;
 pub mod document;
 pub mod doors;
 pub mod event_log;

@@ -86,6 +86,11 @@ impl Hands {
         self.host.variables()
     }
 
+    /// A variable that configurations are expanded with from now on.
+    pub(super) fn set_variable(&mut self, name: &str, value: &str) {
+        self.host.set_variable(name, value);
+    }
+
     /// A configuration that was read: its origin holds once the supervisor has taken it over.
     pub(super) fn propose(&mut self, config: &Config, origin: Origin) {
         self.proposed = Some((config.hash.clone(), origin));

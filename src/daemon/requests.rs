@@ -106,6 +106,9 @@ impl Daemon {
 
     /// Reads the configuration again; an invalid one changes nothing.
     pub(super) fn reload(&mut self, request: ReloadRequest, waiting: Waiting) {
+        if let Some(at) = request.expires_at {
+            self.hands.set_variable("SANDBOX_EXPIRES_AT", &at.to_string());
+        }
         let origin = self.origin(request);
         match load(&origin.source, &origin.flags, &self.hands.variables()) {
             Err(diagnostics) => self.refuse(waiting, ReloadReply::Invalid(diagnostics.to_string())),

@@ -9,7 +9,7 @@ use super::{Daemon, JournalLogs, PACE, Sources};
 use crate::control::document::SecretIsolation;
 use crate::control::doors::{self, Limits as DoorLimits};
 use crate::control::token::Token;
-use crate::control::{DaemonHandle, EventLog, Mask, postmortem, report};
+use crate::control::{DaemonHandle, EventLog, Mask, deadline, postmortem, report};
 use crate::host::journal::{Journal, Limits};
 use crate::host::mask::Masker;
 use crate::host::runtime_dir::{Lock, Places};
@@ -138,6 +138,7 @@ async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Res
     };
     open_doors(&places, tcp, token, &handle)?;
     tokio::spawn(report::run(handle.clone()));
+    tokio::spawn(deadline::keep(handle.clone()));
     tokio::spawn(postmortem::keep(places.state.join("postmortem"), handle.clone()));
     let seed = u64::from(std::process::id()) ^ clock.now().0.as_microsecond().cast_unsigned();
     let config = Arc::new(config);

@@ -77,6 +77,11 @@ impl Environment {
         self.secret_names = secret_names.to_vec();
     }
 
+    /// Sets a variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.all.insert(name.into(), value.into());
+    }
+
     /// The value of a variable, secret or not.
     pub fn value(&self, name: &str) -> Option<&OsStr> {
         self.all.get(OsStr::new(name)).map(OsString::as_os_str)

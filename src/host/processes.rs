@@ -156,6 +156,11 @@ impl Host {
         self.around.environment.text()
     }
 
+    /// Sets a variable for what is read and started from now on.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.around.environment.set(name, value);
+    }
+
     /// The instance's directories.
     pub fn places(&self) -> &Places {
         &self.places

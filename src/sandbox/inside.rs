@@ -104,7 +104,9 @@ impl Inside<'_> {
 
     /// Has the supervisor read the configuration of `up`'s arguments.
     pub(super) async fn reload(&self) -> Result<Reloaded, Fault> {
-        let mut command = self.inside(["reload", "--"]);
+        let ends = self.record.expires_at.map(|at| format!("--expires-at={at}"));
+        let arguments = [Some("reload".to_owned()), ends, Some("--".to_owned())];
+        let mut command = self.inside(arguments.into_iter().flatten());
         command.argv.extend(self.record.up.iter().cloned());
         self.ask(&command, "reading the configuration again").await
     }

@@ -3,7 +3,7 @@
 use super::fault::{Code, Fault};
 use super::inside::Inside;
 use super::provider::{Command, Exit, Output, Provider, Sandbox, State, Wake};
-use super::record::Record;
+use super::record::{Record, Records, check_name};
 use crate::control::document::StatusDocument;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -257,4 +257,32 @@ pub async fn exec(record: &Record, provider: &dyn Provider, command: Command, ou
         ..command
     };
     provider.run(&sandbox, &command, output).await
+}
+
+/// Has a sandbox live until then at least, as far as its provider allows, and tells the supervisor in it. Answers its deadline.
+///
+/// # Errors
+/// When the sandbox is not there, stands still, or may not live longer.
+pub async fn extend(
+    name: &str,
+    until: jiff::Timestamp,
+    provider: &dyn Provider,
+    records: &Records,
+) -> Result<Option<jiff::Timestamp>, Fault> {
+    check_name(name)?;
+    let _held = records.hold(name, READ_WITHIN).await?;
+    let mut record = records.known(name)?;
+    let sandbox = running(&record, provider).await?;
+    let ends = provider.extend(&sandbox, until).await?;
+    if let Some(at) = ends {
+        record.expires_at = Some(at);
+        records.save(&record)?;
+        let inside = Inside {
+            provider,
+            sandbox: &sandbox,
+            record: &record,
+        };
+        inside.deadline(at).await?;
+    }
+    Ok(ends)
 }

@@ -26,7 +26,7 @@ pub mod upgrade;
 pub mod verdict;
 
 pub use fault::{Code, Fault};
-pub use look::{Condition, LogsWanted, Report, exec, logs, status};
+pub use look::{Condition, LogsWanted, Report, exec, extend, logs, status};
 pub use plan::Step;
 pub use record::Records;
 pub use start::{StartRequest, Started, start};

@@ -33,7 +33,13 @@ enum Verb {
     /// Checks the configuration of these arguments of `up`
     Check(Up),
     /// Has the supervisor read the configuration of these arguments of `up`
-    Reload(Up),
+    Reload {
+        /// When the sandbox ends
+        #[arg(long)]
+        expires_at: Option<jiff::Timestamp>,
+        #[command(flatten)]
+        up: Up,
+    },
     /// Waits until the project is installed, or ready
     Await {
         until: UntilWord,
@@ -73,16 +79,23 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     let client = Client::new(global.paths()?.control_socket());
     match args.verb {
         Verb::Check(up) => check(&up),
-        Verb::Reload(up) => reload(&up, &client),
+        Verb::Reload { expires_at, up } => reload(&up, expires_at, &client),
         Verb::Await { until, timeout } => block_on(wait(&client, until.into(), timeout)),
         Verb::Report { directory } => block_on(report(&client, &directory)),
         Verb::Deadline { at } => block_on(async {
-            client
-                .post::<_, serde_json::Value>("/v1/deadline", Some(&serde_json::json!({ "expires_at": at })))
-                .await?;
+            deadline(&client, at).await?;
             Ok(ExitCode::SUCCESS)
         }),
     }
+}
+
+async fn deadline(client: &Client, at: jiff::Timestamp) -> Result<(), CliError> {
+    let request = ReloadRequest {
+        expires_at: Some(at),
+        ..ReloadRequest::default()
+    };
+    client.reload(&request).await?;
+    Ok(())
 }
 
 impl From<UntilWord> for Until {
@@ -121,7 +134,7 @@ fn check(up: &Up) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn reload(up: &Up, client: &Client) -> Result<ExitCode, CliError> {
+fn reload(up: &Up, expires_at: Option<jiff::Timestamp>, client: &Client) -> Result<ExitCode, CliError> {
     let origin = up.origin()?;
     let path = |path: &Path| Some(path.to_string_lossy().into_owned());
     let mut request = ReloadRequest {
@@ -132,7 +145,13 @@ fn reload(up: &Up, client: &Client) -> Result<ExitCode, CliError> {
         Source::File(file) => request.file = path(file),
         Source::Detect(directory) => request.directory = path(directory),
     }
-    let reloaded = block_on(async { Ok(client.reload(&request).await?) })?;
+    let reloaded = block_on(async {
+        if let Some(at) = expires_at {
+            // A later end alone is no other configuration.
+            deadline(client, at).await?;
+        }
+        Ok(client.reload(&request).await?)
+    })?;
     out::print_json(&Reloaded { changed: reloaded.changed })?;
     Ok(ExitCode::SUCCESS)
 }

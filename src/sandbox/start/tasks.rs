@@ -344,11 +344,6 @@ impl Run<'_> {
     }
 
     async fn reload(&mut self) -> Result<(), Fault> {
-        if let Some(at) = self.record.expires_at
-            && let Err(fault) = self.inside().deadline(at).await
-        {
-            self.warn(format!("the supervisor does not know its new deadline: {fault}"));
-        }
         let reloaded = self.inside().reload().await?;
         self.changed = reloaded.changed;
         let new: Vec<String> = self
