@@ -28,15 +28,19 @@ pub async fn keep(daemon: DaemonHandle) {
         let now = Timestamp::now();
         let wait = ends.and_then(|ends| due_in(ends, now, flushed));
         if wait == Some(Duration::ZERO) {
-            flushed = Some(now);
             let asked = tokio::time::timeout(FLUSHED_WITHIN, flush(&socket));
             match asked.await {
-                Ok(Ok(())) => tracing::info!("the sandbox ends soon: sync was flushed"),
+                Ok(Ok(())) => {
+                    tracing::info!("the sandbox ends soon: sync was flushed");
+                    flushed = Some(now);
+                    continue;
+                }
+                // Perhaps it is not there yet, or there is none: another look is cheap.
                 Ok(Err(why)) => tracing::debug!("the sandbox ends soon, and sync was not flushed: {why}"),
                 Err(_) => tracing::warn!("the sandbox ends soon, and sync was not flushed within {FLUSHED_WITHIN:?}"),
             }
-            continue;
         }
+        let wait = wait.map(|wait| if wait.is_zero() { LOOK } else { wait });
         tokio::select! {
             changed = snapshot.changed() => if changed.is_err() { return },
             () = pause(wait) => {}

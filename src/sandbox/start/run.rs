@@ -82,6 +82,14 @@ impl<'a> Run<'a> {
             );
             return Err(Fault::new(Code::BadRequest, message).hint("take another `--name`, or stop that one with `--remove` first"));
         }
+        if let (Some(address), Some(held)) = (&address, earlier.as_ref().and_then(|earlier| earlier.repo.as_deref()))
+            && !address.is(held)
+        {
+            return Err(
+                Fault::new(Code::DirectoryTaken, format!("the sandbox `{}` is for `{held}`", request.name))
+                    .hint("take another `--name`, or stop that one with `--remove` first"),
+            );
+        }
         let mut record = earlier.unwrap_or_else(|| Record::new(&request.name, settings, jiff::Timestamp::now()));
         record.steps.clear();
         record.fault = None;
