@@ -42,6 +42,8 @@ enum Verb {
     Verify(archive::Verify),
     /// Shows the generations that one can go back to
     History(archive::History),
+    /// Shows the versions that lost where both sides had changed a file, and gives one back
+    Conflicts(archive::Conflicts),
     /// Removes from the store what is no longer needed
     Gc(archive::Gc),
     /// Removes all of the project from the store
@@ -65,6 +67,13 @@ struct Place {
     store: Option<String>,
 }
 
+impl Place {
+    /// Whether it says anything: then it need not be the project that a worker here keeps.
+    fn is_given(&self) -> bool {
+        self.config.is_some() || self.root.is_some() || self.project.is_some() || self.store.is_some()
+    }
+}
+
 #[derive(Debug, clap::Args)]
 struct Run {
     #[command(flatten)]
@@ -85,6 +94,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
         Verb::Diff(args) => archive::diff(args, global),
         Verb::Verify(args) => archive::verify(args, global),
         Verb::History(args) => archive::history(args, global),
+        Verb::Conflicts(args) => archive::conflicts(args, global),
         Verb::Gc(args) => archive::gc(args, global),
         Verb::Purge(args) => archive::purge(args, global),
     }
@@ -99,6 +109,7 @@ fn keep(args: Run, global: &Global) -> Result<ExitCode, CliError> {
     let options = worker::Options {
         socket: Some(socket(global)?),
         hold,
+        ..worker::Options::default()
     };
     runtime()?.block_on(worker::run(project, options)).map_err(failure)?;
     Ok(ExitCode::SUCCESS)
@@ -106,8 +117,9 @@ fn keep(args: Run, global: &Global) -> Result<ExitCode, CliError> {
 
 /// The configuration: from the supervisor, or read here.
 fn configuration(place: &Place, global: &Global) -> Result<WorkerConfig, CliError> {
-    let by_hand = place.config.is_some() || place.root.is_some() || place.project.is_some() || place.store.is_some();
-    if !by_hand && let Ok(json) = std::env::var(WorkerConfig::VARIABLE) {
+    if !place.is_given()
+        && let Ok(json) = std::env::var(WorkerConfig::VARIABLE)
+    {
         return WorkerConfig::from_json(&json).map_err(|error| CliError {
             code: FINAL,
             ..CliError::usage(format!("reading {}: {error}", WorkerConfig::VARIABLE))

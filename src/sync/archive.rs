@@ -1,13 +1,11 @@
-//! The past and the end: generations, going back to one, comparing, verifying, what is no longer needed, and removing everything.
+//! The past and the end: generations, going back to one, comparing, verifying, and removing everything.
 
 use super::arrive::Silent;
 use super::content::Digest;
-use super::engine::{CONFLICTS, Engine, TRASH};
+use super::engine::{Engine, TRASH};
 use super::error::SyncError;
-use super::keep_git::BUNDLES;
-use super::lease::{LEASE, OWNER};
-use super::manifest::{FileEntry, GENERATIONS, KEY, Manifest};
-use super::pack::PACKS;
+use super::lease::{Claim, LEASE, OWNER, check_owner};
+use super::manifest::{FileEntry, GENERATIONS, Manifest};
 use super::path::TreePath;
 use super::project::Project;
 use super::read::{Reading, read};
@@ -16,15 +14,11 @@ use super::walk::walk;
 use futures_util::StreamExt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const MANIFEST_MOST: u64 = 256 << 20;
 /// Requests at once.
 const AT_ONCE: usize = 16;
-/// Generations that are kept.
-pub const KEEP_GENERATIONS: usize = 50;
-/// For how long losers of conflicts are kept.
-const KEEP_CONFLICTS_DAYS: i64 = 30;
 
 /// A generation that one can go back to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -56,7 +50,7 @@ impl Generation {
 
 /// The newest generations, the newest first.
 pub async fn history(project: &Project, most: usize) -> Result<Vec<Generation>, SyncError> {
-    super::lease::check_owner(&*project.store, &project.id, false).await?;
+    check_owner(&*project.store, &project.id, Claim::No).await?;
     let mut keys: Vec<_> = list_all(&*project.store, GENERATIONS)
         .await?
         .into_iter()
@@ -73,7 +67,7 @@ pub async fn history(project: &Project, most: usize) -> Result<Vec<Generation>, 
     Ok(generations)
 }
 
-async fn read_manifest(store: &dyn Store, key: &str) -> Result<Option<Manifest>, SyncError> {
+pub(super) async fn read_manifest(store: &dyn Store, key: &str) -> Result<Option<Manifest>, SyncError> {
     match read_small(store, key, MANIFEST_MOST).await? {
         Some((_, bytes)) => Manifest::decode(&bytes)
             .map(Some)
@@ -100,7 +94,7 @@ pub struct WentBack {
 /// Makes the tree what it was in a generation. To the worker that is an edit like any other, which goes to the store as a new generation.
 pub async fn go_back(project: Project, generation: u64) -> Result<WentBack, SyncError> {
     let _lock = project.lock()?;
-    super::lease::check_owner(&*project.store, &project.id, false).await?;
+    check_owner(&*project.store, &project.id, Claim::No).await?;
     let key = Manifest::generation_key(generation);
     let Some(then) = read_manifest(&*project.store, &key).await? else {
         return Err(SyncError::Config(format!(
@@ -287,67 +281,10 @@ pub async fn verify(project: Project, deep: bool) -> Result<Verified, SyncError>
     Ok(verified)
 }
 
-/// What was no longer needed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Collected {
-    /// Old generations.
-    pub generations: u64,
-    /// Contents in the trash that no kept generation has.
-    pub trash: u64,
-    /// Losers of old conflicts.
-    pub conflicts: u64,
-    /// Packs and bundles that no kept generation names.
-    pub packs: u64,
-    /// Bytes of all these.
-    pub bytes: u64,
-}
-
-/// Removes what is no longer needed. Removes nothing that a kept generation or the current manifest needs.
-pub async fn collect(project: &Project, keep: usize) -> Result<Collected, SyncError> {
-    let store = &*project.store;
-    super::lease::check_owner(store, &project.id, false).await?;
-    let ours = list_all(store, ".sandkeep/").await?;
-    let mut generations: Vec<_> = ours.iter().filter(|object| object.key.starts_with(GENERATIONS)).collect();
-    generations.sort_unstable_by(|a, b| b.key.cmp(&a.key));
-    let old = generations.split_off(keep.min(generations.len()));
-    let mut needed = BTreeSet::new();
-    let kept = generations.iter().map(|object| object.key.as_str()).chain([KEY]);
-    for key in kept {
-        if let Some(manifest) = read_manifest(store, key).await? {
-            needed.extend(manifest.files.values().map(|entry| format!("{TRASH}{}", entry.content.sha256)));
-            needed.extend(manifest.pack.map(|pack| pack.key));
-            needed.extend(manifest.git.and_then(|git| git.bundle).map(|bundle| bundle.key));
-        }
-    }
-    let oldest = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * KEEP_CONFLICTS_DAYS);
-    let oldest = oldest.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let mut collected = Collected::default();
-    let mut doomed = Vec::new();
-    for object in &ours {
-        let key = object.key.as_str();
-        let count = if old.iter().any(|old| old.key == key) {
-            &mut collected.generations
-        } else if key.starts_with(TRASH) && !needed.contains(key) {
-            &mut collected.trash
-        } else if (key.starts_with(PACKS) || key.starts_with(BUNDLES)) && !needed.contains(key) {
-            &mut collected.packs
-        } else if key.strip_prefix(CONFLICTS).is_some_and(|stamp| stamp < oldest.as_str()) {
-            &mut collected.conflicts
-        } else {
-            continue;
-        };
-        *count += 1;
-        collected.bytes += object.size;
-        doomed.push(object.key.clone());
-    }
-    store.delete(&doomed).await?;
-    Ok(collected)
-}
-
 /// Removes all of a project from the store. The lease goes first, so that a running box stops writing, and the owner record last.
 pub async fn purge(project: &Project) -> Result<u64, SyncError> {
     let store = &*project.store;
-    super::lease::check_owner(store, &project.id, false).await?;
+    check_owner(store, &project.id, Claim::No).await?;
     store.delete(&[LEASE.to_owned()]).await?;
     let keys: Vec<_> = list_all(store, "")
         .await?

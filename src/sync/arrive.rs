@@ -1,8 +1,9 @@
 //! From the store to here: list, compare, keep copies of what would be lost, download only what differs, verify, put in place.
 
 use super::beneath::{Kind, Stat};
+use super::beside::TRANSCRIPTS;
 use super::content::{Content, Digest};
-use super::engine::{Engine, info_for};
+use super::engine::Engine;
 use super::error::SyncError;
 use super::index::Entry;
 use super::manifest::FileEntry;
@@ -12,7 +13,7 @@ use super::plan::{Base, Edited, Moved, Remote, Step, decide};
 use super::read::{Reading, hash, now_ns, read};
 use super::rules::Rules;
 use super::send::digest_of;
-use super::store::{Condition, Etag, Listed, StoreError, list_all};
+use super::store::{Etag, Listed, list_all};
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -76,7 +77,7 @@ impl Engine {
     pub async fn arrive(&mut self, progress: &dyn Progress) -> Result<Arrived, SyncError> {
         let mut arrived = Arrived::default();
         self.settle_unsure().await?;
-        let mut there = self.listing(&mut arrived).await?;
+        let (mut there, beside) = self.listing(&mut arrived).await?;
         self.align_clone();
         self.identify(&mut there).await?;
         let baseline = self.baseline();
@@ -104,6 +105,7 @@ impl Engine {
         let wanted = self.unpack(wanted, &mut arrived, progress).await?;
         self.download(wanted, &mut arrived, progress).await?;
         self.make_empty_directories(&mut arrived);
+        self.bring_beside(beside).await?;
         if baseline.is_some() {
             for beside in self.restore_git().await? {
                 arrived.refused.insert("git".into(), beside);
@@ -118,12 +120,17 @@ impl Engine {
         Ok(arrived)
     }
 
-    async fn listing(&mut self, arrived: &mut Arrived) -> Result<BTreeMap<TreePath, There>, SyncError> {
-        let mut there = BTreeMap::new();
-        for Listed { key, size, etag } in list_all(&*self.project.store, "").await? {
-            if key.starts_with(".sandkeep/") {
+    /// The files in the store, and what it keeps beside them.
+    async fn listing(&mut self, arrived: &mut Arrived) -> Result<(BTreeMap<TreePath, There>, Vec<Listed>), SyncError> {
+        let (mut there, mut beside) = (BTreeMap::new(), Vec::new());
+        for object in list_all(&*self.project.store, "").await? {
+            if object.key.starts_with(".sandkeep/") {
+                if object.key.starts_with(TRANSCRIPTS) {
+                    beside.push(object);
+                }
                 continue;
             }
+            let Listed { key, size, etag, .. } = object;
             let path = match TreePath::parse(&key) {
                 Ok(path) => path,
                 Err(fault) => {
@@ -145,7 +152,7 @@ impl Engine {
         for path in self.manifest.files.keys().filter(|path| !there.contains_key(*path)) {
             tracing::debug!("`{path}` is in the manifest, but its object is gone");
         }
-        Ok(there)
+        Ok((there, beside))
     }
 
     /// Reads the strangers' objects that may be what is here already, so that equal ones are no conflict.
@@ -192,10 +199,10 @@ impl Engine {
         Ok(())
     }
 
-    /// The clone as a baseline: only where this box has no index of its own, and the manifest knows its base.
+    /// The clone as a baseline: until a restore has completed here, where the manifest knows its base.
     fn baseline(&self) -> Option<Baseline> {
         let git = self.project.git.as_ref()?;
-        if !self.index.files.is_empty() || self.manifest.git.is_none() {
+        if self.index.restored || self.manifest.git.is_none() {
             return None;
         }
         let head = git.head()?;
@@ -371,26 +378,6 @@ impl Engine {
             etag: there.etag.clone(),
         };
         self.index.files.insert(path.clone(), entry);
-    }
-
-    async fn keep_local_copy(&mut self, path: &TreePath) -> Result<(), SyncError> {
-        let key = self.conflict_key(path);
-        match read(&self.project.root, path) {
-            Reading::Local(local) => {
-                let info = info_for(path, Some((&local.content, local.stat.mtime_ns)));
-                self.project.store.put(&key, local.body, info, Condition::Always).await?;
-                tracing::warn!("`{path}` was changed here and in the store: the one that was here is kept as {key}");
-                self.tally.conflicts += 1;
-                Ok(())
-            }
-            Reading::Gone => Ok(()),
-            Reading::Changing => Err(StoreError::Changed.into()),
-            Reading::Odd(why) => Err(SyncError::Local {
-                act: "keeping a copy of",
-                path: path.to_string(),
-                error: io::Error::other(why),
-            }),
-        }
     }
 
     fn remove_here(&mut self, path: &TreePath, seen: Option<Stat>, arrived: &mut Arrived) -> Result<(), SyncError> {

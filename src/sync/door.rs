@@ -1,15 +1,16 @@
 //! The worker's own door: HTTP over a Unix socket beside the supervisor's, for its owner alone.
 //!
-//! `POST /v1/sync/flush`, `POST /v1/sync/pull`, `GET /v1/sync/status`.
+//! `POST /v1/sync/flush`, `POST /v1/sync/pull`, `POST /v1/sync/gc`, `GET /v1/sync/status`.
 
 use super::arrive::Arrived;
+use super::gc::{Collected, KEEP_GENERATIONS};
 use super::status::{Flushed, Part};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -34,6 +35,13 @@ pub enum Command {
         /// Told when it is done.
         reply: oneshot::Sender<Result<Arrived, String>>,
     },
+    /// Remove from the store what is no longer needed.
+    Collect {
+        /// How many generations stay.
+        keep: usize,
+        /// Told when it is done.
+        reply: oneshot::Sender<Result<Collected, String>>,
+    },
 }
 
 #[derive(Clone)]
@@ -57,6 +65,7 @@ pub async fn open(path: &Path, commands: mpsc::Sender<Command>, status: watch::R
     let router = Router::new()
         .route("/v1/sync/flush", post(flush))
         .route("/v1/sync/pull", post(pull))
+        .route("/v1/sync/gc", post(collect))
         .route("/v1/sync/status", get(show))
         .with_state(Shared { commands, status });
     tokio::spawn(async move {
@@ -86,13 +95,28 @@ async fn flush(State(shared): State<Shared>, Query(query): Query<FlushQuery>) ->
 }
 
 async fn pull(State(shared): State<Shared>) -> Response {
+    ask(&shared, |reply| Command::Pull { reply }, "pull_failed").await
+}
+
+#[derive(Debug, Deserialize)]
+struct CollectQuery {
+    keep: Option<usize>,
+}
+
+async fn collect(State(shared): State<Shared>, Query(query): Query<CollectQuery>) -> Response {
+    let keep = query.keep.unwrap_or(KEEP_GENERATIONS);
+    ask(&shared, |reply| Command::Collect { keep, reply }, "gc_failed").await
+}
+
+/// Puts a command to the worker and passes its answer on.
+async fn ask<T: Serialize>(shared: &Shared, command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command, failed: &str) -> Response {
     let (reply, answer) = oneshot::channel();
-    if shared.commands.send(Command::Pull { reply }).await.is_err() {
+    if shared.commands.send(command(reply)).await.is_err() {
         return gone();
     }
     match answer.await {
-        Ok(Ok(arrived)) => Json(arrived).into_response(),
-        Ok(Err(why)) => problem(StatusCode::BAD_GATEWAY, "pull_failed", &why),
+        Ok(Ok(done)) => Json(done).into_response(),
+        Ok(Err(why)) => problem(StatusCode::BAD_GATEWAY, failed, &why),
         Err(_) => gone(),
     }
 }

@@ -5,7 +5,7 @@ use super::content::{Content, Digest};
 use super::error::SyncError;
 use super::index::{Entry, Index};
 use super::intent::{Log, Replay};
-use super::lease::{self, Lease};
+use super::lease::{self, Before, Claim, Lease};
 use super::manifest::{self, FileEntry, Manifest, ManifestError};
 use super::path::TreePath;
 use super::project::Project;
@@ -22,8 +22,6 @@ const COMMIT_PACE: Duration = Duration::from_millis(1_050);
 pub const TRASH_MOST: u64 = 1 << 20;
 /// Where the trash is, by digest.
 pub const TRASH: &str = ".sandkeep/trash/";
-/// Where the losers of conflicts are kept.
-pub const CONFLICTS: &str = ".sandkeep/conflicts/";
 /// The longest manifest.
 const MANIFEST_MOST: u64 = 256 << 20;
 
@@ -68,10 +66,14 @@ pub struct Engine {
     /// What the next manifest changes against the last one; `None` = removed.
     pub(super) changes: BTreeMap<TreePath, Option<FileEntry>>,
     pub(super) touched: bool,
+    /// There is another pack for the same files: the manifest is to be written, and it is no new generation.
+    pub(super) repacked: bool,
     pub(super) trashed: BTreeSet<Digest>,
     lease: Option<Lease>,
     committed_at: Option<Instant>,
     kept_at: Option<Instant>,
+    /// The generation that was kept last.
+    kept: Option<u64>,
     /// The manifest in the store is garbage: the objects alone count.
     pub(super) garbage: bool,
 }
@@ -79,7 +81,7 @@ pub struct Engine {
 impl Engine {
     /// Reads what is known here and there, to read alone. The owner is checked first.
     pub async fn open(project: Project) -> Result<Self, SyncError> {
-        lease::check_owner(&*project.store, &project.id, false).await?;
+        lease::check_owner(&*project.store, &project.id, Claim::No).await?;
         let mut engine = Self::prepare(project)?;
         engine.reload_manifest().await?;
         engine.replay();
@@ -88,10 +90,12 @@ impl Engine {
 
     /// The same, and takes the right to write.
     pub async fn open_to_write(project: Project) -> Result<Self, SyncError> {
-        lease::check_owner(&*project.store, &project.id, true).await?;
-        let lease = Lease::take(&*project.store, &project.id, &project.sandbox).await?;
+        let before = lease::check_owner(&*project.store, &project.id, Claim::Yes).await?;
+        let lease = Lease::take(&*project.store, &project.id, &project.sandbox, before).await?;
         let mut engine = Self::prepare(project)?;
-        engine.reload_manifest().await?;
+        if before == Before::Perhaps {
+            engine.reload_manifest().await?;
+        }
         engine.replay();
         engine.lease = Some(lease);
         Ok(engine)
@@ -124,17 +128,19 @@ impl Engine {
             unsure: BTreeMap::new(),
             changes: BTreeMap::new(),
             touched: false,
+            repacked: false,
             trashed: BTreeSet::new(),
             lease: None,
             committed_at: None,
             kept_at: None,
+            kept: None,
             garbage: false,
         })
     }
 
     /// Takes the right to write that was got elsewhere.
-    pub fn set_lease(&mut self, lease: Option<Lease>) {
-        self.lease = lease;
+    pub fn set_lease(&mut self, lease: Lease) {
+        self.lease = Some(lease);
     }
 
     /// Reads the manifest anew. What is not written yet stays on top of it.
@@ -261,25 +267,26 @@ impl Engine {
     pub async fn commit(&mut self, keep: bool) -> Result<u64, SyncError> {
         if keep {
             self.refresh_bundle().await?;
-            self.refresh_pack().await?;
         }
         if self.touched {
             self.write_manifest().await?;
         }
         let due = self.kept_at.is_none_or(|at| at.elapsed() > Duration::from_secs(60));
-        let is_kept = self.kept_at.is_some() && self.committed_at <= self.kept_at;
+        let is_kept = self.kept == Some(self.manifest.generation);
         if self.manifest_etag.is_some() && self.committed_at.is_some() && !is_kept && (keep || due) {
             let key = Manifest::generation_key(self.manifest.generation);
             let body = Body::Bytes(self.manifest.encode().into());
             match self.project.store.put(&key, body, Info::default(), Condition::Absent).await {
-                Ok(_) | Err(StoreError::Precondition) => self.kept_at = Some(Instant::now()),
+                Ok(_) | Err(StoreError::Precondition) => {
+                    (self.kept_at, self.kept) = (Some(Instant::now()), Some(self.manifest.generation));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(self.manifest.generation)
     }
 
-    async fn write_manifest(&mut self) -> Result<(), SyncError> {
+    pub(super) async fn write_manifest(&mut self) -> Result<(), SyncError> {
         self.check_lease().await?;
         self.read_git();
         for _ in 0..5 {
@@ -289,7 +296,7 @@ impl Engine {
             self.manifest.project.clone_from(&self.project.id);
             self.manifest.sandbox.clone_from(&self.project.sandbox);
             self.manifest.epoch = self.lease.as_ref().map_or(0, |lease| lease.epoch);
-            self.manifest.generation += 1;
+            self.manifest.generation += u64::from(self.touched);
             self.manifest.created_ms = now_ns() / 1_000_000;
             self.manifest.nonce = fastrand::u64(..) >> 1;
             let bytes = Bytes::from(self.manifest.encode());
@@ -317,8 +324,7 @@ impl Engine {
             self.manifest_etag = Some(etag.clone());
             self.index.manifest = Some(etag);
             self.index.generation = self.manifest.generation;
-            self.touched = false;
-            self.garbage = false;
+            (self.touched, self.repacked, self.garbage) = (false, false, false);
             self.changes.clear();
             self.save_index()?;
             return self.clear_log();
@@ -392,25 +398,6 @@ impl Engine {
             path: self.project.log_path().display().to_string(),
             error,
         }
-    }
-
-    /// Keeps a copy of an object under `conflicts/`, in the store. Gives its key; `None` when the object is another one by now.
-    pub(super) async fn keep_conflict(&mut self, path: &TreePath, etag: &Etag) -> Result<Option<String>, SyncError> {
-        let key = self.conflict_key(path);
-        match self.project.store.copy(path.as_str(), etag, &key, info_for(path, None)).await {
-            Ok(_) => {
-                tracing::warn!("`{path}` was changed here and in the store: the store's is kept as {key}");
-                self.tally.conflicts += 1;
-                Ok(Some(key))
-            }
-            Err(StoreError::Precondition) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    pub(super) fn conflict_key(&self, path: &TreePath) -> String {
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-        format!("{CONFLICTS}{stamp}-{:04x}/{path}", fastrand::u16(..))
     }
 }
 

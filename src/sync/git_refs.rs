@@ -6,6 +6,7 @@
 use super::content::Digest;
 use super::git::{Git, GitError};
 use super::manifest::GitState;
+use std::io::BufRead;
 use std::path::Path;
 
 const INDEX: &str = "refs/sandkeep/index";
@@ -109,6 +110,7 @@ impl Git {
         if let Some(file) = file {
             let file = file.to_string_lossy();
             let refspecs = ["+refs/heads/*:refs/sandkeep/from/*", "+refs/sandkeep/*:refs/sandkeep/*"];
+            self.complete(Path::new(&*file))?;
             self.text(&["fetch", "-q", "--no-tags", "--no-write-fetch-head", &file, refspecs[0], refspecs[1]])?;
             // A tag that is here already stays.
             let _ = self.text(&["fetch", "-q", "--no-write-fetch-head", &file, "refs/tags/*:refs/tags/*"]);
@@ -131,6 +133,24 @@ impl Git {
         }
         self.take_stash()?;
         Ok(beside)
+    }
+
+    /// Fetches what a bundle builds upon and this clone lacks: a shallow one, or one of a rewritten upstream.
+    fn complete(&self, bundle: &Path) -> Result<(), GitError> {
+        let has = |commit: &String| self.text(&["cat-file", "-e", &format!("{commit}^{{commit}}")]).is_ok();
+        let missing: Vec<_> = builds_upon(bundle).into_iter().filter(|commit| !has(commit)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let shallow = self.text(&["rev-parse", "--is-shallow-repository"])? == "true";
+        let mut arguments = vec!["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=20"];
+        arguments.extend(["fetch", "-q", "--no-tags", "--no-write-fetch-head"]);
+        if shallow {
+            arguments.push("--depth=1");
+        }
+        arguments.push("origin");
+        arguments.extend(missing.iter().map(String::as_str));
+        self.text(&arguments).map(drop)
     }
 
     /// A branch that is new or ahead is taken; one that went another way goes beside the one that is here.
@@ -174,4 +194,20 @@ impl Git {
         }
         Ok(())
     }
+}
+
+/// The commits that a bundle's head says it builds upon.
+fn builds_upon(bundle: &Path) -> Vec<String> {
+    let Ok(file) = std::fs::File::open(bundle) else {
+        return Vec::new();
+    };
+    let mut lines = std::io::BufReader::new(file).split(b'\n').map_while(Result::ok).skip(1);
+    let mut commits = Vec::new();
+    // After them come the references, then an empty line and the pack. A newer form has lines with `@` before.
+    while let Some(line) = lines.next().filter(|line| matches!(line.first(), Some(b'-' | b'@'))) {
+        let text = String::from_utf8_lossy(&line);
+        let commit = text.strip_prefix('-').and_then(|rest| rest.split(' ').next());
+        commits.extend(commit.map(str::to_owned));
+    }
+    commits
 }

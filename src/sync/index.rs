@@ -58,6 +58,9 @@ pub struct Index {
     pub files: BTreeMap<TreePath, Entry>,
     /// Kept empty directories.
     pub empty: BTreeSet<TreePath>,
+    /// What is kept beside the tree, by its key.
+    #[serde(default)]
+    pub beside: BTreeMap<TreePath, Entry>,
 }
 
 impl Index {

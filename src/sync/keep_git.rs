@@ -67,7 +67,7 @@ impl Engine {
     /// Before files are brought onto a fresh clone.
     pub(super) fn align_clone(&mut self) {
         if let (Some(git), Some(state)) = (&self.project.git, &self.manifest.git)
-            && self.index.files.is_empty()
+            && !self.index.restored
             && let Err(error) = git.align(state)
         {
             tracing::warn!("{error}");

@@ -42,13 +42,31 @@ pub struct Lease {
     looked_at: Duration,
 }
 
+/// What may be done where nobody owns the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The project claims it.
+    Yes,
+    /// It stays nobody's.
+    No,
+}
+
+/// Who has been here before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// This project, or nobody who left a record.
+    Perhaps,
+    /// No box of any project: the record was written just now.
+    Nobody,
+}
+
 /// Checks whose files the store has; claims them where nobody has.
-pub async fn check_owner(store: &dyn Store, project: &str, claim: bool) -> Result<(), SyncError> {
+pub async fn check_owner(store: &dyn Store, project: &str, claim: Claim) -> Result<Before, SyncError> {
     for _ in 0..3 {
         if let Some((_, bytes)) = read_small(store, OWNER, MOST).await? {
             let owner: Owner = parse(&bytes, "owner record")?;
             return if owner.project == project {
-                Ok(())
+                Ok(Before::Perhaps)
             } else {
                 Err(SyncError::Owner {
                     store: store.name(),
@@ -57,14 +75,14 @@ pub async fn check_owner(store: &dyn Store, project: &str, claim: bool) -> Resul
                 })
             };
         }
-        if !claim {
-            return Ok(());
+        if claim == Claim::No {
+            return Ok(Before::Perhaps);
         }
         let record = Owner {
             project: project.to_owned(),
         };
         match put(store, OWNER, &record, Condition::Absent).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(Before::Nobody),
             // Somebody was quicker, or it was this write's own echo: look again.
             Err(StoreError::Precondition) => {}
             Err(error) => return Err(error.into()),
@@ -75,9 +93,12 @@ pub async fn check_owner(store: &dyn Store, project: &str, claim: bool) -> Resul
 
 impl Lease {
     /// Takes the lease from whoever has it.
-    pub async fn take(store: &dyn Store, project: &str, sandbox: &str) -> Result<Self, SyncError> {
-        for _ in 0..5 {
-            let current = read_small(store, LEASE, MOST).await?;
+    pub async fn take(store: &dyn Store, project: &str, sandbox: &str, before: Before) -> Result<Self, SyncError> {
+        for attempt in 0..5 {
+            let current = match (before, attempt) {
+                (Before::Nobody, 0) => None,
+                (Before::Nobody | Before::Perhaps, _) => read_small(store, LEASE, MOST).await?,
+            };
             let (last, condition) = match &current {
                 Some((head, bytes)) => (parse::<Record>(bytes, "lease")?.epoch, Condition::Matches(head.etag.clone())),
                 None => (0, Condition::Absent),

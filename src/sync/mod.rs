@@ -3,12 +3,15 @@
 pub mod archive;
 pub mod arrive;
 pub mod beneath;
+pub mod beside;
+pub mod conflicts;
 pub mod content;
 pub mod credentials;
 pub mod deletes;
 pub mod door;
 pub mod engine;
 pub mod error;
+pub mod gc;
 pub mod git;
 mod git_refs;
 pub mod index;

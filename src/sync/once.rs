@@ -3,6 +3,8 @@
 use super::arrive::{Arrived, Progress};
 use super::engine::Engine;
 use super::error::SyncError;
+use super::lease::{Claim, check_owner};
+use super::pack::Allowed;
 use super::project::Project;
 use super::status::Flushed;
 use super::walk::walk;
@@ -31,7 +33,7 @@ pub async fn restore(project: Project, patience: Option<Duration>, progress: &dy
 }
 
 async fn attempt(engine: &mut Engine, progress: &dyn Progress) -> Result<Arrived, SyncError> {
-    super::lease::check_owner(&*engine.project.store, &engine.project.id, false).await?;
+    check_owner(&*engine.project.store, &engine.project.id, Claim::No).await?;
     engine.reload_manifest().await?;
     engine.arrive(progress).await
 }
@@ -60,6 +62,7 @@ pub async fn flush(project: Project, confirm_deletes: bool) -> Result<Flushed, S
         engine.set_empty(found.empty.clone());
     }
     let sent = engine.send(&changed).await?;
+    engine.send_beside().await?;
     let gone: Vec<_> = engine
         .index
         .files
@@ -84,6 +87,7 @@ pub async fn flush(project: Project, confirm_deletes: bool) -> Result<Flushed, S
         engine.remove(&decision.remove).await?;
     }
     let generation = engine.commit(true).await?;
+    engine.keep_pack(Allowed::Few).await?;
     engine.save_index()?;
     Ok(Flushed {
         generation,

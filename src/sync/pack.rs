@@ -1,6 +1,7 @@
 //! A compressed pack of the small files beside their objects, so that a cold box gets thousands of them in one request.
 //!
-//! It is rewritten only at a flush that is kept or at drain, and only when more than a fifth of it is stale. It is never trusted beyond
+//! It is rewritten only when nothing else is to be done (after ten quiet seconds, at drain, at the end of a flush by hand), after the
+//! manifest has everything, and only when enough of it is stale: never by a flush that somebody waits for. It is never trusted beyond
 //! digests: a file out of it counts only if the manifest has exactly this digest for an object that still has its token.
 //!
 //! The form: zstd over records of a 32-bit length, that many bytes of JSON (`{"path","size"}`), then the file's bytes.
@@ -30,6 +31,26 @@ const MOST: u64 = 256 << 20;
 /// All that a pack may unpack to.
 const MOST_UNPACKED: u64 = 2 << 30;
 
+/// How much of a pack may be stale before it is written anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// A fifth: what a pause between two edits is worth.
+    Fifth,
+    /// So few that fetching them one by one costs a cold box nothing.
+    Few,
+}
+
+impl Allowed {
+    const FEW: usize = 8;
+
+    fn covers(self, stale: usize, all: usize) -> bool {
+        match self {
+            Self::Fifth => stale * 5 <= all,
+            Self::Few => stale <= Self::FEW,
+        }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     path: TreePath,
@@ -37,8 +58,16 @@ struct Header {
 }
 
 impl Engine {
-    /// Writes the pack anew if more than a fifth of it is stale.
-    pub(super) async fn refresh_pack(&mut self) -> Result<(), SyncError> {
+    /// Writes the pack anew, and the manifest that names it, if more of it is stale than is allowed.
+    pub async fn keep_pack(&mut self, allowed: Allowed) -> Result<(), SyncError> {
+        self.refresh_pack(allowed).await?;
+        if self.touched || self.repacked {
+            self.write_manifest().await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh_pack(&mut self, allowed: Allowed) -> Result<(), SyncError> {
         let small = || {
             self.manifest
                 .files
@@ -52,7 +81,7 @@ impl Engine {
             .pack
             .as_ref()
             .map_or(0, |pack| usize::try_from(pack.files).unwrap_or(0).saturating_sub(count - stale));
-        if count < LEAST || (stale + dead) * 5 <= count {
+        if count < LEAST || allowed.covers(stale + dead, count) {
             return Ok(());
         }
         let paths: Vec<_> = small().map(|(path, _)| path.clone()).collect();
@@ -94,7 +123,7 @@ impl Engine {
             size,
             files: packed.len() as u64,
         });
-        self.touched = true;
+        self.repacked = true;
         Ok(())
     }
 

@@ -34,6 +34,8 @@ pub struct Project {
     pub git: Option<Git>,
     /// Where the stat index and the intent log are.
     pub state: PathBuf,
+    /// The box's state directory, of which transcripts and postmortems are kept too.
+    pub beside: PathBuf,
     /// Files that make a batch.
     pub batch_files: usize,
     /// Time that makes a batch.
@@ -84,6 +86,7 @@ impl Project {
             store: connect(address, &look_up)?,
             git,
             state,
+            beside: config.state_dir.clone(),
             root,
             batch_files: config.sync.batch_files as usize,
             batch_interval: config.sync.batch_interval,

@@ -1,26 +1,27 @@
 //! The worker's loop: what was touched becomes dirty, what is due is sent, what vanished is removed with care, and whoever asks is told.
 
+mod ask;
+mod begin;
 mod tell;
 mod touch;
 
-use super::arrive::{Arrived, Silent};
 use super::deletes::{Deletes, Held, Surroundings};
-use super::door::{self, Command};
+use super::door;
 use super::engine::Engine;
 use super::error::SyncError;
+use super::gc::KEEP_GENERATIONS;
 use super::lanes::{Lane, Lanes, Moment};
+use super::pack::Allowed;
 use super::path::TreePath;
 use super::project::Project;
-use super::status::{Flushed, Part, State};
-use super::store::Store;
+use super::status::{Part, State};
 use super::watch::Watch;
 use crate::sd_notify;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 /// The whole tree is walked this often, whatever the watcher says.
 const WALK_EVERY: Duration = Duration::from_secs(60);
@@ -30,14 +31,33 @@ const GATHER: Duration = Duration::from_millis(20);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Everything is sent so long before the box is taken away, and at once from then on.
 const BEFORE_THE_END: u64 = 60;
+/// After so long without work the pack is looked at,
+const PACK_AFTER: Duration = Duration::from_secs(10);
+/// and after so long it is to be as good as new.
+const PACK_WHOLE_AFTER: Duration = Duration::from_secs(60);
+/// What is no longer needed is collected after the first of these, and again after each of the second.
+const COLLECT_AFTER: Duration = Duration::from_secs(600);
+const COLLECT_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// How it is run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Where the door is; `None` for none.
     pub socket: Option<PathBuf>,
     /// Nothing is sent until a restore has completed.
     pub hold: bool,
+    /// When what is no longer needed is collected for the first time.
+    pub collect_after: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            hold: false,
+            collect_after: COLLECT_AFTER,
+        }
+    }
 }
 
 struct Worker {
@@ -58,8 +78,12 @@ struct Worker {
     retries: u32,
     walk_at: Moment,
     walk_took: Duration,
+    /// Transcripts and postmortems are to be looked at.
+    beside_is_due: bool,
+    /// When the pack is to be looked at, and how much of it may be stale then.
+    pack_at: Option<(Moment, Allowed)>,
+    collect_at: Moment,
     held: Option<Held>,
-    present: usize,
     left_out: BTreeMap<String, super::beneath::Stat>,
     excluded_changed: BTreeSet<String>,
     last_upload_at: Option<String>,
@@ -88,7 +112,7 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut drain = signal(SignalKind::user_defined2()).map_err(failed)?;
     let begun = tokio::select! {
-        begun = begin(project, options, tell) => Some(begun?),
+        begun = begin::begin(project, options, tell) => Some(begun?),
         _ = stop.recv() => None,
         _ = interrupt.recv() => None,
     };
@@ -122,107 +146,6 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Opens everything, however long the store cannot be reached, and makes the first comparison.
-async fn begin(project: Project, options: Options, tell: watch::Sender<Part>) -> Result<Worker, SyncError> {
-    let (batch_files, batch_interval, expires_at) = (project.batch_files, project.batch_interval, project.expires_at);
-    let (sandbox, id) = (project.sandbox.clone(), project.id.clone());
-    tracing::info!(
-        "keeping {} in {} as {sandbox} of {id}",
-        project.root.path().display(),
-        project.store.name()
-    );
-    let store = Arc::clone(&project.store);
-    until_reached(&*store, &tell, async || super::lease::check_owner(&*store, &id, true).await).await?;
-    let engine = open_patiently(project, &tell).await?;
-    let mut worker = Worker {
-        engine,
-        watch: Watch::new(),
-        lanes: Lanes::new(batch_files, batch_interval),
-        deletes: Deletes::default(),
-        started: Instant::now(),
-        options,
-        tell,
-        told_at: None,
-        told: Part::default(),
-        resting: State::Idle,
-        errors: 0,
-        last_error: None,
-        retry_at: None,
-        retries: 0,
-        walk_at: Moment::ZERO,
-        walk_took: Duration::ZERO,
-        held: None,
-        present: 0,
-        left_out: BTreeMap::new(),
-        excluded_changed: BTreeSet::new(),
-        last_upload_at: None,
-        expires_at,
-    };
-    let in_step = worker.engine.index.restored && worker.engine.index.manifest == worker.engine.manifest_etag;
-    if worker.options.hold && !worker.engine.index.restored {
-        worker.resting = State::Held;
-    } else if !in_step {
-        worker.show(State::Restoring);
-        let tell = worker.tell.clone();
-        let mut wait = Duration::from_millis(500);
-        loop {
-            match worker.engine.arrive(&Silent).await {
-                Ok(_) => break,
-                Err(error) if error.is_final() => return Err(error),
-                Err(error) => {
-                    offline(&tell, &error);
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(30));
-                }
-            }
-        }
-    }
-    if worker.may_write() {
-        let settled = worker.engine.settle_unsure().await;
-        worker.judge_result(settled, Vec::new())?;
-    }
-    worker.engine.adopt_index();
-    worker.walk();
-    worker.lanes_to_front();
-    if worker.may_write() {
-        let buried = worker.engine.bury_leftovers().await;
-        worker.judge_result(buried, Vec::new())?;
-    }
-    Ok(worker)
-}
-
-async fn until_reached<F>(_store: &dyn Store, tell: &watch::Sender<Part>, act: F) -> Result<(), SyncError>
-where
-    F: AsyncFn() -> Result<(), SyncError>,
-{
-    let mut wait = Duration::from_millis(500);
-    loop {
-        match act().await {
-            Ok(()) => return Ok(()),
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => {
-                offline(tell, &error);
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(30));
-            }
-        }
-    }
-}
-
-fn offline(tell: &watch::Sender<Part>, error: &SyncError) {
-    tracing::warn!("{error}");
-    let part = Part {
-        state: State::Offline,
-        errors: tell.borrow().errors + 1,
-        last_error: Some(error.to_string()),
-        ..Part::default()
-    };
-    if let Ok(json) = serde_json::to_value(&part) {
-        sd_notify::part(&json);
-    }
-    tell.send_replace(part);
-}
-
 impl Worker {
     fn now(&self) -> Moment {
         self.started.elapsed()
@@ -233,7 +156,14 @@ impl Worker {
     }
 
     fn next_deadline(&self) -> Moment {
-        let due = [self.lanes.next_due(), self.deletes.next_due(self.held), self.end_at()];
+        let tidy_at = self.pack_at.map_or(self.collect_at, |(at, _)| at.min(self.collect_at));
+        let due = [
+            self.lanes.next_due(),
+            self.deletes.next_due(self.held),
+            self.end_at(),
+            // Only when there is nothing else to do.
+            self.lanes.oldest().is_none().then_some(tidy_at),
+        ];
         let due = due.into_iter().flatten().min().filter(|_| self.may_write());
         let due = match (due, self.retry_at) {
             (Some(due), Some(retry)) => Some(due.max(retry)),
@@ -268,7 +198,33 @@ impl Worker {
             self.lanes.take_due(self.now())
         };
         let result = self.send(&due, false).await;
-        self.judge_result(result.map(|_| ()), due)
+        let went_well = result.is_ok();
+        self.judge_result(result.map(|_| ()), due)?;
+        if went_well && self.lanes.oldest().is_none() {
+            self.tidy().await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What is done when there is nothing else to do.
+    async fn tidy(&mut self) -> Result<(), SyncError> {
+        let now = self.now();
+        if let Some((_, allowed)) = self.pack_at.filter(|(at, _)| *at <= now) {
+            self.pack_at = (allowed == Allowed::Fifth).then_some((now + PACK_WHOLE_AFTER, Allowed::Few));
+            let packed = self.engine.keep_pack(allowed).await;
+            self.judge_result(packed, Vec::new())?;
+        }
+        if self.collect_at <= now {
+            self.collect_at = now + COLLECT_EVERY;
+            match self.collect(KEEP_GENERATIONS).await {
+                Err(error @ SyncError::Fenced(_)) => self.judge_result(Err(error), Vec::new())?,
+                // Nothing hangs on it.
+                Err(error) => tracing::warn!("removing what is no longer needed: {error}"),
+                Ok(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Sends files, removes what may be removed, writes the manifest.
@@ -287,10 +243,15 @@ impl Worker {
                 self.mark(path);
             }
             if self.engine.tally.uploaded > before {
+                self.pack_at = Some((now + PACK_AFTER, Allowed::Fifth));
                 self.last_upload_at = Some(jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
             }
         }
         self.remove(last_look).await?;
+        if last_look || self.beside_is_due {
+            self.engine.send_beside().await?;
+            self.beside_is_due = false;
+        }
         self.engine.commit(last_look).await
     }
 
@@ -326,6 +287,7 @@ impl Worker {
             decision.remove.into_iter().for_each(|path| self.deletes.gone(path, now));
             return Err(error);
         }
+        self.pack_at = Some((self.now() + PACK_AFTER, Allowed::Fifth));
         Ok(())
     }
 
@@ -365,141 +327,4 @@ impl Worker {
         self.publish(false);
         Ok(())
     }
-
-    async fn obey(&mut self, command: Command) -> Result<(), SyncError> {
-        match command {
-            Command::Flush { confirm_deletes, reply } => {
-                if confirm_deletes {
-                    self.deletes.confirm();
-                }
-                let (flushed, result) = self.flush().await;
-                let _ = reply.send(flushed);
-                result
-            }
-            Command::Pull { reply } => self.pull(reply).await,
-        }
-    }
-
-    /// Sends everything that is there now.
-    async fn flush(&mut self) -> (Flushed, Result<(), SyncError>) {
-        if !self.may_write() {
-            let error = match self.resting {
-                State::Held => "uploads are held: there was no restore",
-                _ => "a newer box of this project has taken over",
-            };
-            return (self.flushed(false, Some(error.into())), Ok(()));
-        }
-        self.meet();
-        self.walk();
-        let mut error = None;
-        let mut result = Ok(());
-        // A file that changes while it is read is read again, a few times.
-        for _ in 0..5 {
-            let due = self.lanes.take_all();
-            match self.send(&due, true).await {
-                Ok(_) => {
-                    result = self.judge_result(Ok(()), Vec::new());
-                    if self.lanes.oldest().is_none() {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                Err(failed) => {
-                    error = Some(failed.to_string());
-                    result = self.judge_result(Err(failed), due);
-                    break;
-                }
-            }
-        }
-        let durable = error.is_none() && self.lanes.oldest().is_none();
-        (self.flushed(durable, error), result)
-    }
-
-    fn flushed(&self, durable: bool, error: Option<String>) -> Flushed {
-        Flushed {
-            generation: self.engine.manifest.generation,
-            durable,
-            pending: (self.lanes.pending(Lane::Fast) + self.lanes.pending(Lane::Batch)) as u64,
-            held_deletes: self.deletes.pending() as u64,
-            error,
-        }
-    }
-
-    async fn pull(&mut self, reply: oneshot::Sender<Result<Arrived, String>>) -> Result<(), SyncError> {
-        self.show(State::Restoring);
-        let result = match self.engine.reload_manifest().await {
-            Ok(()) => self.engine.arrive(&Silent).await,
-            Err(error) => Err(error),
-        };
-        let (answer, result) = match result {
-            Ok(arrived) => {
-                self.engine.adopt_index();
-                self.walk();
-                (Ok(arrived), Ok(()))
-            }
-            Err(error) => (Err(error.to_string()), Err(error)),
-        };
-        if answer.is_ok() && self.resting == State::Held {
-            self.resting = State::Idle;
-        }
-        let _ = reply.send(answer);
-        self.judge_result(result, Vec::new())
-    }
-
-    /// Sends everything, telling the supervisor for as long as it goes on.
-    async fn drain(&mut self) -> Result<(), SyncError> {
-        let store = Arc::clone(&self.engine.project.store);
-        let extending = tokio::spawn(async move {
-            let mut before = None;
-            loop {
-                let now = store.requests();
-                if before != Some(now) {
-                    sd_notify::extend_timeout(Duration::from_secs(10));
-                }
-                before = Some(now);
-                tokio::time::sleep(Duration::from_secs(2)).await;
-            }
-        });
-        let mut last = Ok(());
-        for attempt in 0..20 {
-            let (flushed, result) = self.flush().await;
-            last = result;
-            let later = flushed.error.is_some() && self.resting == State::Offline;
-            if last.is_err() || flushed.durable || !later {
-                tracing::info!("generation {} has everything: {}", flushed.generation, flushed.durable);
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(200 << attempt.min(4))).await;
-        }
-        extending.abort();
-        last
-    }
-}
-
-async fn open_patiently(project: Project, tell: &watch::Sender<Part>) -> Result<Engine, SyncError> {
-    let store = Arc::clone(&project.store);
-    let (id, sandbox) = (project.id.clone(), project.sandbox.clone());
-    let lease = std::sync::Mutex::new(None);
-    until_reached(&*store, tell, async || {
-        let taken = super::lease::Lease::take(&*store, &id, &sandbox).await?;
-        *lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(taken);
-        Ok(())
-    })
-    .await?;
-    let mut engine = Engine::prepare(project)?;
-    let mut wait = Duration::from_millis(500);
-    loop {
-        match engine.reload_manifest().await {
-            Ok(()) => break,
-            Err(error) if error.is_final() => return Err(error),
-            Err(error) => {
-                offline(tell, &error);
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(30));
-            }
-        }
-    }
-    engine.set_lease(lease.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
-    engine.replay();
-    Ok(engine)
 }

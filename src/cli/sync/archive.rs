@@ -1,10 +1,11 @@
-//! The past and the end: `history`, `diff`, `verify`, `gc`, `purge`.
+//! The past and the end: `history`, `conflicts`, `diff`, `verify`, `gc`, `purge`.
 
-use super::ask::Json;
+use super::ask::{self, Json};
 use super::{Place, configuration, failure, no_store, open, runtime, show};
 use crate::cli::{CliError, Global};
-use crate::sync::archive;
+use crate::sync::gc::Collected;
 use crate::sync::project::Project;
+use crate::sync::{archive, conflicts, gc};
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -38,8 +39,17 @@ pub(super) struct Gc {
     #[command(flatten)]
     plain: Plain,
     /// How many generations stay
-    #[arg(long, value_name = "N", default_value_t = archive::KEEP_GENERATIONS)]
+    #[arg(long, value_name = "N", default_value_t = gc::KEEP_GENERATIONS)]
     keep: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Conflicts {
+    #[command(flatten)]
+    plain: Plain,
+    /// Writes the kept content of this one to stdout
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,20 +113,53 @@ pub(super) fn history(args: History, global: &Global) -> Result<ExitCode, CliErr
     Ok(ExitCode::SUCCESS)
 }
 
+/// A worker that runs here does it itself, since it is the one that puts things there.
 pub(super) fn gc(args: Gc, global: &Global) -> Result<ExitCode, CliError> {
-    let project = project(&args.plain, global)?;
-    let collected = runtime()?.block_on(archive::collect(&project, args.keep)).map_err(failure)?;
+    let asked = if args.plain.place.is_given() {
+        None
+    } else {
+        ask::ask::<Collected>(global, ask::Method::Post, &format!("/v1/sync/gc?keep={}", args.keep))?
+    };
+    let collected = match asked {
+        Some(collected) => collected,
+        None => {
+            let project = project(&args.plain, global)?;
+            runtime()?.block_on(gc::collect(&project, args.keep)).map_err(failure)?
+        }
+    };
     if args.plain.json.json {
         show::json(&collected);
     } else {
         show::line(&format!(
-            "removed {} generations, {} contents from the trash, {} conflicts, {} packs and bundles: {}",
+            "removed {} generations, {} contents from the trash, {} conflicts, {} packs and bundles, {} postmortems: {}",
             collected.generations,
             collected.trash,
             collected.conflicts,
             collected.packs,
+            collected.postmortems,
             show::bytes(collected.bytes)
         ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn conflicts(args: Conflicts, global: &Global) -> Result<ExitCode, CliError> {
+    let project = project(&args.plain, global)?;
+    if let Some(name) = &args.name {
+        let found = runtime()?.block_on(conflicts::conflict(&project, name)).map_err(failure)?;
+        let bytes = found.ok_or_else(|| {
+            CliError::failed(format!("no conflict has the name `{name}`")).hint("`sandkeep sync conflicts` shows their names")
+        })?;
+        return show::raw(&bytes);
+    }
+    let kept = runtime()?.block_on(conflicts::conflicts(&project)).map_err(failure)?;
+    if args.plain.json.json {
+        show::json(&kept);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for one in &kept {
+        let size = show::bytes(one.size);
+        show::line(&format!("{}  {size:>10}  {}", one.at, one.name));
     }
     Ok(ExitCode::SUCCESS)
 }

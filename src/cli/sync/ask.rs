@@ -41,7 +41,7 @@ pub(super) struct Status {
 }
 
 /// Asks the worker; `None` when none runs.
-fn ask<T: DeserializeOwned>(global: &Global, method: Method, path: &str) -> Result<Option<T>, CliError> {
+pub(super) fn ask<T: DeserializeOwned>(global: &Global, method: Method, path: &str) -> Result<Option<T>, CliError> {
     let client = Client::new(socket(global)?);
     let answer = runtime()?.block_on(async {
         match method {
@@ -57,7 +57,7 @@ fn ask<T: DeserializeOwned>(global: &Global, method: Method, path: &str) -> Resu
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Method {
+pub(super) enum Method {
     Get,
     Post,
 }
@@ -68,7 +68,12 @@ pub(super) fn flush(args: Flush, global: &Global) -> Result<ExitCode, CliError> 
     } else {
         "/v1/sync/flush"
     };
-    let flushed = match ask::<Flushed>(global, Method::Post, path)? {
+    let asked = if args.place.is_given() {
+        None
+    } else {
+        ask::<Flushed>(global, Method::Post, path)?
+    };
+    let flushed = match asked {
         Some(flushed) => flushed,
         None => {
             let project = open(&configuration(&args.place, global)?)?.ok_or_else(no_store)?;

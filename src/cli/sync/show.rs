@@ -2,9 +2,11 @@
 
 #![expect(clippy::print_stdout, reason = "the command line is what prints")]
 
+use crate::cli::CliError;
 use crate::sync::arrive::Arrived;
 use crate::sync::status::{Flushed, Part, State};
 use serde::Serialize;
+use std::process::ExitCode;
 
 pub(super) fn json<T: Serialize>(value: &T) {
     match serde_json::to_string_pretty(value) {
@@ -15,6 +17,15 @@ pub(super) fn json<T: Serialize>(value: &T) {
 
 pub(super) fn line(text: &str) {
     println!("{text}");
+}
+
+/// Bytes as they are.
+pub(super) fn raw(bytes: &[u8]) -> Result<ExitCode, CliError> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(|error| CliError::failed(format!("writing to stdout: {error}")))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn flushed(flushed: &Flushed) {
@@ -43,7 +54,7 @@ pub(super) fn arrived(arrived: &Arrived) {
     );
     if arrived.conflicts > 0 {
         println!(
-            "{} were changed on both sides: the other version is under .sandkeep/conflicts/ in the store",
+            "{} were changed on both sides: `sandkeep sync conflicts` shows the other versions",
             arrived.conflicts
         );
     }

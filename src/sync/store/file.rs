@@ -285,6 +285,7 @@ impl Inner {
                     key,
                     size: stat.size,
                     etag: etag_of(&stat),
+                    modified_s: stat.ctime_ns / 1_000_000_000,
                 }),
                 Kind::Directory | Kind::File | Kind::Link | Kind::Special => {}
             }

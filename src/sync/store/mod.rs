@@ -72,6 +72,8 @@ pub struct Listed {
     pub size: u64,
     /// Its change token.
     pub etag: Etag,
+    /// When it was last written by the store's clock, seconds since the epoch. Nothing is ordered by it.
+    pub modified_s: i64,
 }
 
 /// A part of a listing. Keys may come in any order.

@@ -389,6 +389,7 @@ impl S3Store {
                         key: key.to_owned(),
                         size: length(object.size)?,
                         etag: etag(object.e_tag)?,
+                        modified_s: object.last_modified.map_or(0, |at| at.secs()),
                     });
                 }
             }

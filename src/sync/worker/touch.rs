@@ -128,7 +128,7 @@ impl Worker {
     }
 
     pub(super) fn take_walk(&mut self, mut walk: Walk) {
-        self.present = walk.files.len();
+        self.beside_is_due = true;
         let missing: Vec<_> = self
             .engine
             .index
