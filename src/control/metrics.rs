@@ -213,17 +213,37 @@ fn sync_details(registry: &mut Registry, more: &BTreeMap<String, serde_json::Val
         classes.get_or_create(&OfClass { class }).inc_by(of_requests(name));
     }
     registry.register("sync_requests", "Requests to the store, by the class that is paid for", classes);
-    counter(registry, "sync_retries", "Requests to the store that were repeated", of_requests("retries"));
+    counter(
+        registry,
+        "sync_retries",
+        "Requests to the store that were repeated",
+        of_requests("retries"),
+    );
     let transferred = Family::<OfDirection, Counter>::default();
     for (direction, name) in [("up", "bytes_up"), ("down", "bytes_down")] {
         transferred.get_or_create(&OfDirection { direction }).inc_by(of_requests(name));
     }
-    registry.register_with_unit("sync_transferred", "Bytes sent to and received from the store", Unit::Bytes, transferred);
+    registry.register_with_unit(
+        "sync_transferred",
+        "Bytes sent to and received from the store",
+        Unit::Bytes,
+        transferred,
+    );
     let cost = Float::default();
     cost.set(more.get("cost_per_hour").and_then(serde_json::Value::as_f64).unwrap_or(0.0));
     registry.register("sync_cost_dollars_per_hour", "What the requests cost at R2's price", cost);
-    gauge(registry, "sync_held_deletes", "Vanished files that are held in the store", number("held_deletes"));
-    counter(registry, "sync_conflicts", "Versions that lost a conflict and are kept", number("conflicts"));
+    gauge(
+        registry,
+        "sync_held_deletes",
+        "Vanished files that are held in the store",
+        number("held_deletes"),
+    );
+    counter(
+        registry,
+        "sync_conflicts",
+        "Versions that lost a conflict and are kept",
+        number("conflicts"),
+    );
 }
 
 #[cfg(test)]

@@ -116,7 +116,11 @@ impl Engine {
     /// Another box has written the same conversation: its version is kept.
     async fn keep_other_beside(&mut self, key: &TreePath, etag: &Etag) -> Result<(), SyncError> {
         let stamp = jiff::Timestamp::now().strftime(STAMP);
-        let to = format!("{CONFLICTS}{stamp}-{:04x}/{}", fastrand::u16(..), key.as_str().replacen(".sandkeep/", "", 1));
+        let to = format!(
+            "{CONFLICTS}{stamp}-{:04x}/{}",
+            fastrand::u16(..),
+            key.as_str().replacen(".sandkeep/", "", 1)
+        );
         match self.project.store.copy(key.as_str(), etag, &to, Info::default()).await {
             Ok(_) => {
                 self.tally.conflicts += 1;
@@ -158,8 +162,7 @@ impl Engine {
         let here = root.lstat(&file.path).ok().flatten();
         let known = self.index.beside.get(&file.key);
         let has_it = known.is_some_and(|known| known.etag == *etag);
-        let own = here.is_some_and(|stat| !known.is_some_and(|known| known.is_unchanged(&stat)));
-        if has_it || own {
+        if has_it || (here.is_some() && !known.is_some_and(|known| is_as_it_was(root, &file.path, known))) {
             return Ok(Ok(()));
         }
         let Some((head, bytes)) = read_small(&*self.project.store, file.key.as_str(), MOST).await? else {
@@ -192,6 +195,17 @@ impl Engine {
             Err(error) => Ok(Err(format!("writing it here: {error}"))),
         }
     }
+}
+
+/// Whether a file is what was sent or brought last.
+fn is_as_it_was(root: &Root, path: &TreePath, known: &Entry) -> bool {
+    if root
+        .lstat(path)
+        .is_ok_and(|stat| stat.is_some_and(|stat| known.is_unchanged(&stat)))
+    {
+        return true;
+    }
+    matches!(read(root, path), Reading::Local(local) if local.content.sha256 == known.content.sha256)
 }
 
 /// Every file below a folder, without temporaries.

@@ -253,6 +253,14 @@ impl Engine {
         self.index.files.insert(path.clone(), Entry::new(stat, content, etag, now_ns));
     }
 
+    /// The same between two batches that follow each other.
+    pub(super) async fn check_lease_at_work(&mut self) -> Result<(), SyncError> {
+        match &mut self.lease {
+            Some(lease) => lease.check_at_work(&*self.project.store).await,
+            None => self.check_lease().await,
+        }
+    }
+
     /// Looks whether this box may still write.
     pub(super) async fn check_lease(&mut self) -> Result<(), SyncError> {
         match &mut self.lease {

@@ -64,6 +64,9 @@ impl SyncError {
             Self::Form(_) => Some("update sandkeep"),
             Self::Fenced(_) => Some("restart the sync unit here to take the project back"),
             Self::Local { error, .. } if error.kind() == io::ErrorKind::StorageFull => Some("free some space; nothing was lost"),
+            Self::Local { error, .. } if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
+                Some("sandkeep must be able to write to the project's directory; nothing was lost")
+            }
             Self::Busy => Some("use `sandkeep sync pull` or `flush`, which ask the running one"),
             Self::Store(_) | Self::Config(_) | Self::Local { .. } => None,
         }

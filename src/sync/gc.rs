@@ -76,10 +76,7 @@ async fn collect_from(store: &dyn Store, keep: usize) -> Result<Collected, SyncE
     let long_ago_stamp = long_ago.strftime(STAMP).to_string();
     let mut collected = Collected::default();
     let mut doomed = Vec::new();
-    for Listed {
-        key, size, modified_s, ..
-    } in &ours
-    {
+    for Listed { key, size, modified_s, .. } in &ours {
         let kind = |prefix: &str| key.starts_with(prefix);
         let count = if old.contains(key.as_str()) {
             &mut collected.generations

@@ -74,6 +74,11 @@ impl Lanes {
         dirt.lane = dirt.lane.min(lane);
     }
 
+    /// Whether it waits already.
+    pub fn is_dirty(&self, path: &TreePath) -> bool {
+        self.dirty.contains_key(path)
+    }
+
     /// How many wait in a lane.
     pub fn pending(&self, lane: Lane) -> usize {
         self.dirty.values().filter(|dirt| dirt.lane == lane).count()

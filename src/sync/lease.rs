@@ -15,8 +15,10 @@ use std::time::Duration;
 pub const LEASE: &str = ".sandkeep/lease";
 /// Where the owner record is.
 pub const OWNER: &str = ".sandkeep/owner";
-/// For how long a look counts.
+/// For how long a look counts,
 const FRESH: Duration = Duration::from_secs(5);
+/// and for how long while one batch follows the other, each write of which is conditional on what this box knows to be there.
+const FRESH_AT_WORK: Duration = Duration::from_secs(30);
 const MOST: u64 = 64 << 10;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub struct Lease {
     pub epoch: u64,
     nonce: u64,
     looked_at: Duration,
+    /// When it was last asked for, by a look or without.
+    asked_at: Duration,
 }
 
 /// What may be done where nobody owns the store.
@@ -122,9 +126,20 @@ impl Lease {
                 epoch: record.epoch,
                 nonce: record.nonce,
                 looked_at: boot_time(),
+                asked_at: boot_time(),
             });
         }
         Err(StoreError::Unavailable("other boxes keep taking the lease".into()).into())
+    }
+
+    /// Looks whether the lease is still this one, for the next of many conditional writes: seldom, unless there was a pause.
+    pub async fn check_at_work(&mut self, store: &dyn Store) -> Result<(), SyncError> {
+        let now = boot_time();
+        let was_paused = now.saturating_sub(std::mem::replace(&mut self.asked_at, now)) >= FRESH;
+        if !was_paused && now.saturating_sub(self.looked_at) < FRESH_AT_WORK {
+            return Ok(());
+        }
+        self.check(store).await
     }
 
     /// Looks whether the lease is still this one.
@@ -133,6 +148,7 @@ impl Lease {
             return Ok(());
         }
         let looked_at = boot_time();
+        self.asked_at = looked_at;
         match read_small(store, LEASE, MOST).await? {
             Some((_, bytes)) => {
                 let record: Record = parse(&bytes, "lease")?;

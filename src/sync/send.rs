@@ -10,7 +10,7 @@ use super::read::{Local, Reading, read};
 use super::store::{Body, Condition, Etag, Fetched, Store, StoreError};
 use futures_util::StreamExt;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Requests at once.
@@ -51,6 +51,40 @@ struct Work {
 }
 
 impl Engine {
+    /// Does ahead of time what sending these files will need, so that it takes one request when they are due: a look at the lease, and
+    /// copies in the trash of what will be overwritten.
+    pub async fn send_ahead(&mut self, paths: &[TreePath]) -> Result<(), SyncError> {
+        let store = Arc::clone(&self.project.store);
+        let is_changed = |path: &TreePath, entry: &super::index::Entry| {
+            let here = self.project.root.lstat(path);
+            here.is_ok_and(|here| here.is_some_and(|here| !entry.is_unchanged(&here)))
+        };
+        let copies: Vec<_> = paths
+            .iter()
+            .filter_map(|path| Some((path.clone(), self.index.files.get(path)?)))
+            .filter(|(path, entry)| self.is_for_trash(&entry.content) && is_changed(path, entry))
+            .map(|(path, entry)| (path, entry.content.sha256, entry.etag.clone()))
+            .collect();
+        self.check_lease().await?;
+        let copies = copies.into_iter().map(|(path, sha256, etag)| {
+            let store = Arc::clone(&store);
+            async move {
+                let to = format!("{TRASH}{sha256}");
+                let copied = store.copy(path.as_str(), &etag, &to, info_for(&path, None)).await;
+                copied.is_ok().then_some(sha256)
+            }
+        });
+        self.trashed
+            .extend(futures_util::future::join_all(copies).await.into_iter().flatten());
+        Ok(())
+    }
+
+    /// Whether a content that the store has goes to the trash before it is replaced.
+    fn is_for_trash(&self, content: &Content) -> bool {
+        let small = content.size <= TRASH_MOST && !content.link && content.sha256 != Digest::UNKNOWN;
+        small && !self.trashed.contains(&content.sha256)
+    }
+
     /// Sends files; what is unchanged costs nothing.
     pub async fn send(&mut self, paths: &[TreePath]) -> Result<Sent, SyncError> {
         let mut sent = Sent::default();
@@ -104,10 +138,8 @@ impl Engine {
         }
         let (condition, old) = match known {
             Some(entry) => {
-                let small = entry.content.size <= TRASH_MOST && !entry.content.link && entry.content.sha256 != Digest::UNKNOWN;
                 let differs = entry.content.sha256 != local.content.sha256;
-                let old =
-                    (small && differs && !self.trashed.contains(&entry.content.sha256)).then(|| (entry.content.sha256, entry.etag.clone()));
+                let old = (differs && self.is_for_trash(&entry.content)).then(|| (entry.content.sha256, entry.etag.clone()));
                 (Condition::Matches(entry.etag.clone()), old)
             }
             None => match self.manifest.tombstones.get(path) {
@@ -143,7 +175,7 @@ impl Engine {
     }
 
     async fn send_chunk(&mut self, work: Vec<Work>, sent: &mut Sent) -> Result<(), SyncError> {
-        self.check_lease().await?;
+        self.check_lease_at_work().await?;
         let intents: Vec<_> = work
             .iter()
             .map(|one| Record::Intent(one.path.clone(), one.local.content.clone()))
@@ -206,6 +238,8 @@ impl Engine {
 
     /// Something else than expected is in the store: an echo of this box's own write, or somebody's work, which is kept first.
     async fn settle(&mut self, mut one: Work, sent: &mut Sent) -> Result<(), SyncError> {
+        // It may be a newer box's.
+        self.check_lease().await?;
         let store = Arc::clone(&self.project.store);
         for _ in 0..5 {
             match digest_of(&*store, one.path.as_str()).await? {
@@ -282,11 +316,13 @@ impl Engine {
             .iter()
             .filter_map(|path| Some((path.clone(), self.index.files.get(path)?.clone())))
             .collect();
+        let elsewhere = self.kept_elsewhere(paths);
         let checks = futures_util::stream::iter(known).map(|(path, entry)| {
             let store = Arc::clone(&store);
+            let small = !entry.content.link && entry.content.size <= TRASH_MOST && entry.content.sha256 != Digest::UNKNOWN;
+            let trash = (small && !elsewhere.contains(&entry.content.sha256)).then_some(entry.content.sha256);
             async move {
-                let trash = (!entry.content.link && entry.content.size <= TRASH_MOST).then_some(entry.content.sha256);
-                let result = if let Some(sha256) = trash.filter(|sha256| *sha256 != Digest::UNKNOWN) {
+                let result = if let Some(sha256) = trash {
                     let to = format!("{TRASH}{sha256}");
                     store
                         .copy(path.as_str(), &entry.etag, &to, info_for(&path, None))
@@ -333,6 +369,17 @@ impl Engine {
         }
         self.commit(false).await?;
         self.bury(doomed).await
+    }
+
+    /// Contents that the store keeps under other paths than these: what was only renamed needs no copy in the trash.
+    fn kept_elsewhere(&self, paths: &[TreePath]) -> BTreeSet<Digest> {
+        let doomed: BTreeSet<_> = paths.iter().collect();
+        let others = self
+            .manifest
+            .files
+            .iter()
+            .filter(|(path, entry)| !doomed.contains(path) && !entry.content.link);
+        others.map(|(_, entry)| entry.content.sha256).collect()
     }
 
     /// Deletes the objects of tombstones that are still what was removed. After a crash this finishes what was begun.

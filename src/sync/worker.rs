@@ -27,6 +27,8 @@ use tokio::sync::{mpsc, watch};
 const WALK_EVERY: Duration = Duration::from_secs(60);
 /// Events are gathered for so long before they are looked at.
 const GATHER: Duration = Duration::from_millis(20);
+/// What can be done before configuration is due may take so long.
+const LOOK_AHEAD: Duration = Duration::from_secs(2);
 /// The status goes out at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Everything is sent so long before the box is taken away, and at once from then on.
@@ -64,6 +66,8 @@ struct Worker {
     engine: Engine,
     watch: Watch,
     lanes: Lanes,
+    /// Configuration that was touched since it was last looked ahead.
+    ahead: Vec<TreePath>,
     deletes: Deletes,
     started: Instant,
     options: Options,
@@ -126,6 +130,7 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
             () = worker.watch.touched() => {
                 tokio::time::sleep(GATHER).await;
                 worker.meet();
+                worker.look_ahead().await;
             }
             () = tokio::time::sleep(wait) => {}
             Some(command) = commands.recv() => worker.obey(command).await?,
@@ -225,6 +230,14 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// While configuration waits for its quiet, what sending it needs beforehand is done. Whatever goes wrong shows when it is sent.
+    async fn look_ahead(&mut self) {
+        let paths = std::mem::take(&mut self.ahead);
+        if !paths.is_empty() && self.may_write() && self.retry_at.is_none() {
+            let _ = tokio::time::timeout(LOOK_AHEAD, self.engine.send_ahead(&paths)).await;
+        }
     }
 
     /// Sends files, removes what may be removed, writes the manifest.

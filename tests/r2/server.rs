@@ -13,6 +13,7 @@
 mod admin;
 mod bucket;
 mod faults;
+mod rights;
 
 use faults::{Fault, Faults};
 use futures_util::StreamExt;
@@ -21,6 +22,7 @@ use hyper::body::{Bytes, Frame};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rights::Rights;
 use s3s::auth::SimpleAuth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::S3ServiceBuilder;
@@ -47,7 +49,7 @@ async fn main() {
     config.presigned_url_max_skew_time_secs = 7 * 24 * 3600;
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
     let service = builder.build();
-    let faults = Arc::new(Faults::default());
+    let (faults, rights) = (Arc::new(Faults::default()), Arc::new(Rights::default()));
     let address = |name| format!("127.0.0.1:{}", value(name, "0"));
     let (s3, admin) = (
         TcpListener::bind(address("--port")).await.expect("the port is free"),
@@ -58,15 +60,20 @@ async fn main() {
         s3.local_addr().expect("bound"),
         admin.local_addr().expect("bound")
     );
-    tokio::spawn(admin::serve(admin, state.clone(), Arc::clone(&faults)));
+    tokio::spawn(admin::serve(admin, state.clone(), Arc::clone(&faults), Arc::clone(&rights)));
     loop {
         let Ok((stream, _)) = s3.accept().await else { continue };
         stream.set_nodelay(true).ok();
-        let (service, faults) = (service.clone(), Arc::clone(&faults));
+        let (service, faults, rights) = (service.clone(), Arc::clone(&faults), Arc::clone(&rights));
         tokio::spawn(async move {
             let serve = service_fn(move |request: Request<hyper::body::Incoming>| {
-                let (service, faults) = (service.clone(), Arc::clone(&faults));
-                async move { answer(&service, &faults, request).await }
+                let (service, faults, rights) = (service.clone(), Arc::clone(&faults), Arc::clone(&rights));
+                async move {
+                    if let Some((status, code)) = rights.refuse(request.uri(), request.headers()) {
+                        return Ok(refusal(status, code));
+                    }
+                    answer(&service, &faults, request).await
+                }
             });
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), serve)
@@ -91,13 +98,7 @@ async fn answer(
         Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
         Some(Fault::Status(status)) => {
             faults.count(operation, status);
-            let (code, status) = (
-                if status == 429 { "TooManyRequests" } else { "SlowDown" },
-                StatusCode::from_u16(status).expect("a status"),
-            );
-            let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>ordered by the test</Message></Error>");
-            let response = Response::builder().status(status).header("content-type", "application/xml");
-            return Ok(response.body(whole(text.into())).expect("a response"));
+            return Ok(refusal(status, if status == 429 { "TooManyRequests" } else { "SlowDown" }));
         }
         // Nothing of it was done.
         Some(Fault::Reset) if operation != "GetObject" => {
@@ -141,6 +142,13 @@ async fn answer(
             Ok(response.map(|body| body.map_err(std::io::Error::other).boxed_unsync()))
         }
     }
+}
+
+fn refusal(status: u16, code: &str) -> Response<Body> {
+    let text = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>ordered by the test</Message></Error>");
+    let response = Response::builder().status(StatusCode::from_u16(status).expect("a status"));
+    let response = response.header("content-type", "application/xml");
+    response.body(whole(text.into())).expect("a response")
 }
 
 fn whole(bytes: Bytes) -> Body {

@@ -156,3 +156,73 @@ fn a_full_disk_while_restoring_loses_nothing() {
     b.restore();
     assert_eq!(differences(&tree(&a.root), &tree(&b.root)), Vec::<String>::new());
 }
+
+#[test]
+fn a_read_only_tree_is_kept_and_a_restore_says_that_it_cannot_write() {
+    skip!("needs-mount-namespace");
+    let r2 = R2::start();
+    let a = Sandbox::on(&r2);
+    a.write("f", "f");
+    let read_only = |verb: &str| {
+        let script = "mount --bind . . && mount -o remount,ro,bind \"$PWD\" && cd \"$PWD\" && exec \"$0\" \"$@\"";
+        let inner = a.command(&[verb]);
+        crate::tree::wrapped(&inner, "unshare", &["--mount", "/bin/sh", "-c", script])
+            .output()
+            .expect("it runs")
+    };
+    let flushed = read_only("flush");
+    assert!(flushed.status.success(), "{}", text(&flushed.stderr));
+    r2.write("p1/g", b"a stranger's");
+    let restored = read_only("restore");
+    assert_eq!(restored.status.code(), Some(1), "{}", text(&restored.stderr));
+    let said = text(&restored.stderr);
+    assert!(
+        said.contains("writing `g`: Read-only file system") && said.contains("hint: "),
+        "{said}"
+    );
+    assert_eq!(
+        (a.read("f"), r2.read("p1/f"), a.path("g").exists()),
+        ("f".into(), Some(b"f".to_vec()), false)
+    );
+    a.restore();
+    assert_eq!(a.read("g"), "a stranger's");
+}
+
+#[test]
+fn a_clock_that_is_an_hour_off_changes_nothing() {
+    for ahead in [3600, -3600] {
+        let r2 = R2::start();
+        r2.clock_ahead(ahead);
+        let mut a = Sandbox::on(&r2);
+        a.write("f", "1");
+        a.start();
+        a.wait_in_step(&r2);
+        a.write("f", "2");
+        a.flush();
+        assert_eq!(a.stop(), Some(0), "{}", a.log());
+        let b = Sandbox::on(&r2);
+        b.restore();
+        assert_eq!(b.read("f"), "2");
+    }
+}
+
+#[test]
+fn a_file_without_the_right_to_read_it_is_named_and_the_rest_goes_on() {
+    skip!("needs-root");
+    let r2 = R2::start();
+    let a = Sandbox::on(&r2);
+    a.write("good", "x");
+    a.write("unreadable", "x");
+    a.flush();
+    a.write("good", "y");
+    a.write("unreadable", "y");
+    // Root without its capabilities is an owner like any other.
+    a.chmod("unreadable", 0o000);
+    let inner = a.command(&["flush", "--json"]);
+    let output = crate::tree::wrapped(&inner, "setpriv", &["--bounding-set=-all", "--inh-caps=-all", "--"])
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(r2.read("p1/good").as_deref(), Some(&b"y"[..]));
+    assert_eq!(r2.read("p1/unreadable").as_deref(), Some(&b"x"[..]), "what it was is still there");
+}

@@ -54,6 +54,13 @@ impl Upstream {
     fn clone_into(&self, sandbox: &Sandbox) {
         git(&sandbox.root, &["clone", "-q", &self.0.path().to_string_lossy(), "."]);
     }
+
+    /// As sandboxes like to do it: only the newest commit.
+    fn clone_shallow_into(&self, sandbox: &Sandbox) {
+        let url = format!("file://{}", self.0.path().display());
+        git(&sandbox.root, &["clone", "-q", "--depth", "1", &url, "."]);
+        assert_eq!(git(&sandbox.root, &["rev-parse", "--is-shallow-repository"]), "true");
+    }
 }
 
 fn conflicts(r2: &R2) -> Vec<String> {
@@ -177,4 +184,75 @@ fn what_git_tracks_is_kept_whatever_the_rules_say() {
             "x.gen"
         ]
     );
+}
+
+#[test]
+fn a_shallow_clone_is_a_baseline_too_and_gets_its_commits_back() {
+    let r2 = R2::start();
+    let upstream = Upstream::new();
+    upstream.write("c.txt", "second\n");
+    upstream.commit("second");
+    let old = Sandbox::on(&r2);
+    upstream.clone_shallow_into(&old);
+    old.write("a.txt", "committed, not pushed\n");
+    git(&old.root, &["commit", "-q", "-am", "unpushed work"]);
+    old.write("b.txt", "not committed\n");
+    old.flush();
+    let told = |sandbox: &Sandbox| {
+        (
+            git(&sandbox.root, &["status", "--porcelain"]),
+            git(&sandbox.root, &["rev-parse", "HEAD"]),
+        )
+    };
+
+    let same = Sandbox::on(&r2);
+    upstream.clone_shallow_into(&same);
+    let arrived = same.restore();
+    assert_eq!(told(&same), told(&old), "{arrived}");
+    assert_eq!(same.read("b.txt"), "not committed\n");
+
+    // Upstream has gone on: the commit that the bundle builds upon is not in the new clone.
+    upstream.write("d.txt", "edited upstream alone\n");
+    upstream.commit("third");
+    let new = Sandbox::on(&r2);
+    upstream.clone_shallow_into(&new);
+    let arrived = new.restore();
+    assert_eq!(new.read("d.txt"), "edited upstream alone\n", "changed upstream alone: the clone's");
+    assert_eq!(
+        (new.read("a.txt"), new.read("b.txt")),
+        ("committed, not pushed\n".into(), "not committed\n".into())
+    );
+    let said = arrived["refused"]["git"].as_str().expect("the branches went apart");
+    assert!(said.contains("`sandkeep/main`"), "{said}");
+    assert_eq!(git(&new.root, &["log", "-1", "--format=%s", "sandkeep/main"]), "unpushed work");
+    assert_eq!(git(&new.root, &["fsck", "--connectivity-only"]), "");
+}
+
+#[test]
+fn a_restore_onto_a_clone_that_was_killed_is_still_one_onto_a_clone() {
+    let r2 = R2::start();
+    let upstream = Upstream::new();
+    let old = Sandbox::on(&r2);
+    upstream.clone_into(&old);
+    // More than are remembered in one go while a restore runs, and too large for the pack.
+    for n in 0..1100 {
+        old.write(&format!("new/f{n:04}"), vec![b'x'; 65_537]);
+    }
+    git(&old.root, &["commit", "-q", "--allow-empty", "-m", "unpushed"]);
+    old.flush();
+    upstream.write("c.txt", "edited upstream alone\n");
+    upstream.commit("second");
+    let mut new = Sandbox::on(&r2);
+    upstream.clone_into(&new);
+    new.start_with(&["restore"]);
+    let pid = new.pid();
+    r2.faults(&format!(
+        r#"[{{"operation":"GetObject","key":"f10","kind":"kill-after:{pid}","skip":60,"count":1}}]"#
+    ));
+    assert_eq!(new.ended(), None, "it was killed");
+    r2.faults("[]");
+    let arrived = new.restore();
+    assert_eq!(new.read("c.txt"), "edited upstream alone\n", "{arrived}");
+    assert_eq!(conflicts(&r2), Vec::<String>::new());
+    assert_eq!(git(&new.root, &["log", "-1", "--format=%s", "sandkeep/main"]), "unpushed");
 }

@@ -8,11 +8,17 @@ mod skip;
 
 mod archive;
 mod bad_input;
+mod beside;
 mod conformance;
 mod crash;
+mod ending;
+mod fatal;
 mod git;
+mod keys;
 mod peers;
+mod projects;
 mod restore;
 mod server;
 mod tree;
+mod watching;
 mod worker;

@@ -101,6 +101,22 @@ impl R2 {
         assert_eq!(self.ask("PUT", "/clock", seconds.to_string().as_bytes()).0, 200);
     }
 
+    /// Requests need one of these session tokens from now on.
+    pub(crate) fn accept_tokens(&self, tokens: &[&str]) {
+        let tokens = serde_json::to_vec(tokens).expect("JSON");
+        assert_eq!(self.ask("PUT", "/tokens", &tokens).0, 200);
+    }
+
+    /// Every session token that was seen.
+    pub(crate) fn seen_tokens(&self) -> Vec<String> {
+        serde_json::from_slice(&self.ask("GET", "/tokens", b"").1).expect("a list")
+    }
+
+    /// Keys and listings have to begin with this from now on.
+    pub(crate) fn allow_below(&self, prefix: &str) {
+        assert_eq!(self.ask("PUT", "/prefix", prefix.as_bytes()).0, 200);
+    }
+
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> (u16, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.admin).expect("the admin door is open");
         let head = format!(

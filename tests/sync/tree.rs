@@ -20,6 +20,7 @@ pub(crate) struct Sandbox {
     pub(crate) id: String,
     pub(crate) settings: serde_json::Value,
     pub(crate) variables: Vec<(String, String)>,
+    pub(crate) expires_at: Option<u64>,
     worker: Option<Child>,
 }
 
@@ -38,6 +39,7 @@ impl Sandbox {
                 ("R2_ACCESS_KEY_ID".into(), ID.into()),
                 ("R2_SECRET_ACCESS_KEY".into(), SECRET.into()),
             ],
+            expires_at: None,
             worker: None,
             home,
         }
@@ -69,7 +71,7 @@ impl Sandbox {
         let mut sync = self.settings.clone();
         sync["store"] = self.store.clone().into();
         serde_json::json!({
-            "project_id": self.project, "root": self.root, "sandbox_id": self.id, "expires_at": null, "port": null,
+            "project_id": self.project, "root": self.root, "sandbox_id": self.id, "expires_at": self.expires_at, "port": null,
             "state_dir": self.home.path().join("state"), "sync": sync, "agent": { "command": "claude" },
         })
     }
@@ -129,18 +131,18 @@ impl Sandbox {
     }
 
     pub(crate) fn start_with(&mut self, arguments: &[&str]) {
+        self.start_as(self.command(arguments));
+    }
+
+    /// Starts the worker by another command.
+    pub(crate) fn start_as(&mut self, mut command: Command) {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.home.path().join("log"))
             .expect("opened");
-        let child = self
-            .command(arguments)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("it starts");
-        self.worker = Some(child);
+        let child = command.stdout(Stdio::null()).stderr(log).spawn();
+        self.worker = Some(child.expect("it starts"));
     }
 
     pub(crate) fn log(&self) -> String {
@@ -234,6 +236,17 @@ impl Drop for Sandbox {
             let _ = child.wait();
         }
     }
+}
+
+/// The same command, run by another program.
+pub(crate) fn wrapped(inner: &Command, program: &str, arguments: &[&str]) -> Command {
+    let mut outer = Command::new(program);
+    outer.args(arguments).arg(inner.get_program()).args(inner.get_args());
+    outer
+        .env_clear()
+        .envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer.current_dir(inner.get_current_dir().expect("it is set")).stdin(Stdio::null());
+    outer
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

@@ -4,24 +4,23 @@
 //! takes. No trailing checksums, no chunked signing. Being told to slow down slows down and is never an error to the caller until
 //! minutes have passed.
 
+mod answer;
+mod parts;
+
 use super::address::decode;
 use super::{Answer, Body, Condition, Etag, Fetched, Head, Info, Listed, Page, Requests, Store, StoreError};
-use crate::sync::content::Digest;
 use crate::sync::credentials::{Keys, Source};
+use answer::{Trouble, content_type, encode, etag, headers, info, is_not_found, length, metadata, trouble};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, Delete, EncodingType, MetadataDirective, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, EncodingType, MetadataDirective, ObjectIdentifier};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use sha2::{Digest as _, Sha256};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -29,8 +28,6 @@ use tokio::sync::RwLock;
 
 /// The largest body that is sent at once, and the size of a part.
 pub const PART: usize = 8 << 20;
-/// R2 answers 500 to more parts of one upload at a time.
-const PARTS_AT_ONCE: usize = 2;
 const ATTEMPTS: u32 = 6;
 const ATTEMPTS_WHEN_SLOWED: u32 = 30;
 
@@ -56,16 +53,6 @@ struct Counts {
     retries: AtomicU64,
     bytes_up: AtomicU64,
     bytes_down: Arc<AtomicU64>,
-}
-
-/// What went wrong with one attempt.
-enum Trouble {
-    /// Told to slow down.
-    Slow(String),
-    /// The keys have ended.
-    Stale(String),
-    /// Anything else.
-    Other(StoreError),
 }
 
 impl std::fmt::Debug for S3Store {
@@ -261,111 +248,6 @@ impl S3Store {
         .await
     }
 
-    async fn put_parts(&self, key: &str, source: (Arc<File>, u64, Digest), info: &Info, condition: &Condition) -> Result<Etag, StoreError> {
-        let upload = self
-            .attempt(async |client| {
-                self.counts.writes.fetch_add(1, Ordering::Relaxed);
-                let request = client
-                    .create_multipart_upload()
-                    .bucket(&self.bucket)
-                    .key(self.key(key))
-                    .set_content_type(content_type(info))
-                    .set_metadata(metadata(info));
-                match request.send().await {
-                    Ok(answer) => answer.upload_id.ok_or_else(|| incomplete("an upload id")),
-                    Err(error) => Err(trouble("beginning to write", key, error)),
-                }
-            })
-            .await?;
-        let result = match self.send_parts(key, &upload, source).await {
-            Ok(parts) => self.complete(key, &upload, parts, condition).await,
-            Err(error) => Err(error),
-        };
-        if result.is_err() {
-            let client = self.client().await?;
-            let request = client
-                .abort_multipart_upload()
-                .bucket(&self.bucket)
-                .key(self.key(key))
-                .upload_id(&upload);
-            // What stays behind is removed by the store itself after seven days.
-            let _ = request.send().await;
-        }
-        result
-    }
-
-    async fn send_parts(&self, key: &str, upload: &str, source: (Arc<File>, u64, Digest)) -> Result<Vec<CompletedPart>, StoreError> {
-        let (file, size, wanted) = source;
-        let mut hasher = Sha256::new();
-        let (mut number, mut at) = (0, 0);
-        // Parts are read and hashed in their order, sent two at a time.
-        let parts = std::iter::from_fn(|| {
-            if at >= size {
-                return None;
-            }
-            let length = usize::try_from(size - at).unwrap_or(PART).min(PART);
-            let mut buffer = vec![0; length];
-            let read = file.read_exact_at(&mut buffer, at);
-            hasher.update(&buffer);
-            at += length as u64;
-            number += 1;
-            Some((number, read.map(|()| Bytes::from(buffer)).map_err(|_| StoreError::Changed)))
-        });
-        let sent: Vec<_> = futures_util::stream::iter(parts)
-            .map(|(number, bytes)| async move { self.send_part(key, upload, number, bytes?).await })
-            .buffered(PARTS_AT_ONCE)
-            .try_collect()
-            .await?;
-        if Digest::finish(hasher) == wanted {
-            Ok(sent)
-        } else {
-            Err(StoreError::Changed)
-        }
-    }
-
-    async fn send_part(&self, key: &str, upload: &str, number: i32, bytes: Bytes) -> Result<CompletedPart, StoreError> {
-        let etag = self
-            .attempt(async |client| {
-                self.counts.writes.fetch_add(1, Ordering::Relaxed);
-                self.counts.bytes_up.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                let request = client
-                    .upload_part()
-                    .bucket(&self.bucket)
-                    .key(self.key(key))
-                    .upload_id(upload)
-                    .part_number(number)
-                    .body(ByteStream::from(bytes.clone()));
-                match request.send().await {
-                    Ok(answer) => answer.e_tag.ok_or_else(|| incomplete("an ETag")),
-                    Err(error) => Err(trouble("writing a part of", key, error)),
-                }
-            })
-            .await?;
-        Ok(CompletedPart::builder().part_number(number).e_tag(etag).build())
-    }
-
-    async fn complete(&self, key: &str, upload: &str, parts: Vec<CompletedPart>, condition: &Condition) -> Result<Etag, StoreError> {
-        self.attempt(async |client| {
-            self.counts.writes.fetch_add(1, Ordering::Relaxed);
-            let (matches, absent) = headers(condition);
-            let request = client
-                .complete_multipart_upload()
-                .bucket(&self.bucket)
-                .key(self.key(key))
-                .upload_id(upload)
-                .set_if_match(matches)
-                .set_if_none_match(absent)
-                .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts.clone())).build());
-            match request.send().await {
-                Ok(answer) => etag(answer.e_tag),
-                // The first attempt was committed and its answer lost: whose object is there is for the caller to find out.
-                Err(error) if error.code() == Some("NoSuchUpload") => Err(Trouble::Other(StoreError::Precondition)),
-                Err(error) => Err(trouble("finishing to write", key, error)),
-            }
-        })
-        .await
-    }
-
     async fn list(&self, prefix: &str, after: Option<String>) -> Result<Page, StoreError> {
         self.attempt(async |client| {
             self.counts.writes.fetch_add(1, Ordering::Relaxed);
@@ -514,87 +396,4 @@ impl Store for S3Store {
             bytes_down: counts.bytes_down.load(Ordering::Relaxed),
         }
     }
-}
-
-fn headers(condition: &Condition) -> (Option<String>, Option<String>) {
-    match condition {
-        Condition::Always => (None, None),
-        Condition::Absent => (None, Some("*".into())),
-        Condition::Matches(etag) => (Some(etag.0.clone()), None),
-    }
-}
-
-fn content_type(info: &Info) -> Option<String> {
-    Some(info.content_type.clone()).filter(|text| !text.is_empty())
-}
-
-fn metadata(info: &Info) -> Option<std::collections::HashMap<String, String>> {
-    Some(info.metadata.clone().into_iter().collect())
-}
-
-fn info(content_type: Option<String>, metadata: Option<std::collections::HashMap<String, String>>) -> Info {
-    Info {
-        content_type: content_type.unwrap_or_default(),
-        metadata: metadata.unwrap_or_default().into_iter().collect(),
-    }
-}
-
-fn incomplete(what: &str) -> Trouble {
-    Trouble::Other(StoreError::Unavailable(format!("the answer has no {what}")))
-}
-
-fn etag(etag: Option<String>) -> Result<Etag, Trouble> {
-    etag.map(Etag).ok_or_else(|| incomplete("ETag"))
-}
-
-fn length(length: Option<i64>) -> Result<u64, Trouble> {
-    length
-        .and_then(|length| u64::try_from(length).ok())
-        .ok_or_else(|| incomplete("length"))
-}
-
-fn is_not_found<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    status == Some(404) && error.code() != Some("NoSuchBucket")
-}
-
-fn trouble<E>(act: &str, key: &str, error: SdkError<E>) -> Trouble
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    let code = error.code().unwrap_or_default().to_owned();
-    let text = match (error.message(), status) {
-        (Some(message), _) => format!("{act} `{key}`: {code}: {message}"),
-        (None, Some(status)) => format!("{act} `{key}`: HTTP {status} {code}"),
-        (None, None) => format!("{act} `{key}`: {}", DisplayErrorContext(&error)),
-    };
-    match (status, code.as_str()) {
-        (Some(409 | 412), _) => Trouble::Other(StoreError::Precondition),
-        (_, "ExpiredToken" | "TokenRefreshRequired") => Trouble::Stale(text),
-        (_, "NoSuchBucket") => Trouble::Other(StoreError::Missing(text)),
-        (_, "RequestTimeTooSkewed") => Trouble::Other(StoreError::Unavailable(format!("{text}: this machine's clock is wrong"))),
-        (_, "KeyTooLongError") => Trouble::Other(StoreError::Unrepresentable {
-            key: key.into(),
-            why: "the key is too long".into(),
-        }),
-        (Some(401 | 403), _) => Trouble::Other(StoreError::Denied(text)),
-        (Some(429 | 503), _) => Trouble::Slow(text),
-        (Some(500..), _) | (None, _) => Trouble::Other(StoreError::Unavailable(text)),
-        (Some(200..=299), _) => Trouble::Other(StoreError::Unavailable(text)),
-        _ => Trouble::Other(StoreError::Refused(text)),
-    }
-}
-
-/// Percent encoding for `x-amz-copy-source`.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
 }

@@ -101,6 +101,7 @@ impl Worker {
             expires_at: project.expires_at,
             collect_at: options.collect_after,
             engine,
+            ahead: Vec::new(),
             watch: Watch::new(),
             deletes: Deletes::default(),
             started: Instant::now(),

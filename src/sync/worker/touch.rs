@@ -87,6 +87,9 @@ impl Worker {
     pub(super) fn mark(&mut self, path: TreePath) {
         let lane = if Rules::is_urgent(&path) { Lane::Fast } else { Lane::Batch };
         let now = self.now();
+        if lane == Lane::Fast && !self.lanes.is_dirty(&path) {
+            self.ahead.push(path.clone());
+        }
         self.lanes.mark(path, lane, now);
     }
 
