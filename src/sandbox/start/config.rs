@@ -61,8 +61,12 @@ fn text(survey: &Survey, install: &str, dev: &str, port: Option<u16>) -> String 
     // `${VAR}` in a value would be expanded by the configuration; commands are the shell's to expand, and no other value has one.
     let mut project = toml::Table::new();
     project.insert("root".to_owned(), survey.directory.replace('$', "$$").into());
-    project.insert("install".to_owned(), install.into());
-    project.insert("dev".to_owned(), dev.into());
+    // An empty one is none.
+    for (key, command) in [("install", install), ("dev", dev)] {
+        if !command.is_empty() {
+            project.insert(key.to_owned(), command.into());
+        }
+    }
     if let Some(port) = port {
         project.insert("port".to_owned(), i64::from(port).into());
     }
@@ -125,6 +129,14 @@ mod tests {
         assert_eq!((config.root.to_str(), config.port), (Some("/h/my \"$app\""), Some(3000)));
         let shell = |unit: &str| format!("{:?}", config.unit(unit).unwrap().main);
         assert!(shell("install").contains("npm \\\"i\\\"") && shell("dev").contains("A=${B:-1} npm run dev"));
+    }
+
+    #[test]
+    fn an_empty_command_is_none() {
+        let made = choose(&request(Some(""), Some("npm start")), &survey(false), "off").made.unwrap();
+        let loaded = load_text(&made, "sandkeep.toml", Path::new("/"), &Flags::default(), &BTreeMap::new());
+        let config = loaded.unwrap_or_else(|said| panic!("{made}\n{said}")).config;
+        assert!(config.unit("install").is_none() && config.unit("dev").is_some());
     }
 
     #[test]

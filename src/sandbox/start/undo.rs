@@ -2,7 +2,7 @@
 
 use super::run::Run;
 use super::{OnFailure, may_pass};
-use crate::sandbox::fault::Fault;
+use crate::sandbox::fault::{Code, Fault};
 use crate::sandbox::plan::Task;
 use crate::sandbox::provider::{Command, Provider, Sandbox, State, Wake, hear};
 use crate::sandbox::record::{Made, Record};
@@ -16,6 +16,7 @@ pub(super) async fn after(run: &mut Run<'_>, fault: Fault) -> Fault {
     let mut fault = fault.in_step(run.step());
     fault.message = run.mask(&fault.message.replace('\n', " "));
     fault.output = fault.output.map(|output| run.mask(&output));
+    fault.hint.get_or_insert_with(|| what_to_do(fault.code).to_owned());
     run.record.fault = Some(fault.clone());
     if run.request.on_failure == OnFailure::CleanUp && !may_pass(fault.code) {
         match clean_up(run).await {
@@ -30,6 +31,16 @@ pub(super) async fn after(run: &mut Run<'_>, fault: Fault) -> Fault {
     }
     let _ = run.records.save(&run.record);
     fault
+}
+
+/// What to do where nothing better is known.
+fn what_to_do(code: Code) -> &'static str {
+    match code {
+        Code::InvalidConfig => "mend the configuration, and run the same again; `sandkeep check` tells all that is wrong with a file",
+        Code::Unreachable | Code::Lost | Code::Busy => "run the same again: it goes on where it was",
+        Code::Quota | Code::ProviderFailed => "wait a while, and run the same again",
+        _ => "the output tells more; `--keep` leaves everything as it is, to be looked at",
+    }
 }
 
 /// Answers whether nothing of the sandbox is left to us.
