@@ -146,11 +146,12 @@ fn reload(up: &Up, expires_at: Option<jiff::Timestamp>, client: &Client) -> Resu
         Source::Detect(directory) => request.directory = path(directory),
     }
     let reloaded = block_on(async {
+        let reloaded = client.reload(&request).await?;
         if let Some(at) = expires_at {
-            // A later end alone is no other configuration.
+            // Afterwards: a later end alone is no other configuration.
             deadline(client, at).await?;
         }
-        Ok(client.reload(&request).await?)
+        Ok(reloaded)
     })?;
     out::print_json(&Reloaded { changed: reloaded.changed })?;
     Ok(ExitCode::SUCCESS)
