@@ -18,7 +18,7 @@ use tokio::sync::watch;
 /// The longest string that an event carries, and the longest event; the rest is said to be left out.
 const STRING_MAX: usize = 64 << 10;
 const EVENT_MAX: usize = 256 << 10;
-/// Text that is joined into one event: until so much of it, or so long after its first piece.
+/// Text that is joined into one event: until so much of it, or so long after its first piece. The first piece of all is not held back.
 const JOIN_BYTES: usize = 4 << 10;
 const JOIN_TIME: Duration = Duration::from_millis(200);
 
@@ -77,10 +77,12 @@ struct Log {
     progress: watch::Sender<Progress>,
 }
 
+/// A run of text, of which this has not become an event yet.
 struct Joined {
     thinking: bool,
     text: String,
-    due: Instant,
+    /// None = it waits for more: there is nothing, or what may be the beginning of a secret.
+    due: Option<Instant>,
 }
 
 impl std::fmt::Debug for Outbox {
@@ -154,7 +156,7 @@ impl Outbox {
             Happening::Text(text) => log.join(now, false, &text, &masker),
             Happening::Thinking(text) => log.join(now, true, &text, &masker),
             other => {
-                log.part(&masker);
+                log.end_text(&masker);
                 log.append(other, &masker);
             }
         }
@@ -164,7 +166,7 @@ impl Outbox {
     pub fn next_deadline(&self) -> Option<Instant> {
         self.logs
             .values()
-            .filter_map(|log| log.joined.as_ref().map(|joined| joined.due))
+            .filter_map(|log| log.joined.as_ref().and_then(|joined| joined.due))
             .min()
     }
 
@@ -172,7 +174,7 @@ impl Outbox {
     pub fn commit(&mut self, now: Instant) -> Result<(), OutboxError> {
         let masker = self.masker.clone();
         for log in self.logs.values_mut() {
-            if log.joined.as_ref().is_some_and(|joined| now >= joined.due) {
+            if log.joined.as_ref().is_some_and(|joined| joined.due.is_some_and(|due| now >= due)) {
                 log.part(&masker);
             }
             log.write()?;
@@ -187,7 +189,7 @@ impl Outbox {
         let mut log = self.logs.remove(id).expect("it was begun above");
         let ended = log.progress.borrow().ended;
         if !ended {
-            log.part(&masker);
+            log.end_text(&masker);
             log.append(Happening::End(Box::new(outcome)), &masker);
             log.write()?;
             log.file.sync_data().map_err(failed("writing to the disk", &log.path))?;
@@ -231,29 +233,49 @@ impl Outbox {
 impl Log {
     fn join(&mut self, now: Instant, thinking: bool, text: &str, masker: &Masker) {
         if self.joined.as_ref().is_some_and(|joined| joined.thinking != thinking) {
-            self.part(masker);
+            self.end_text(masker);
         }
+        let goes_on = self.joined.is_some();
         let joined = self.joined.get_or_insert_with(|| Joined {
             thinking,
             text: String::new(),
-            due: now + JOIN_TIME,
+            due: None,
         });
         joined.text.push_str(text);
+        joined.due.get_or_insert(if goes_on { now + JOIN_TIME } else { now });
         if joined.text.len() >= JOIN_BYTES {
             self.part(masker);
         }
     }
 
-    /// Ends the joined text.
+    /// Makes an event of the text, but for an end that may be the beginning of a secret: cut in two it would not be recognised.
     fn part(&mut self, masker: &Masker) {
+        let Some(joined) = self.joined.as_mut() else { return };
+        let open = masker.open_end(joined.text.as_bytes());
+        let held = joined.text.split_off(joined.text.floor_char_boundary(open));
+        let text = std::mem::replace(&mut joined.text, held);
+        joined.due = None;
+        let thinking = joined.thinking;
+        self.append_text(thinking, text, masker);
+    }
+
+    /// Ends the run of text: nothing follows that could complete a secret.
+    fn end_text(&mut self, masker: &Masker) {
         if let Some(joined) = self.joined.take() {
-            let happening = if joined.thinking {
-                Happening::Thinking(joined.text)
-            } else {
-                Happening::Text(joined.text)
-            };
-            self.append(happening, masker);
+            self.append_text(joined.thinking, joined.text, masker);
         }
+    }
+
+    fn append_text(&mut self, thinking: bool, text: String, masker: &Masker) {
+        if text.is_empty() {
+            return;
+        }
+        let happening = if thinking {
+            Happening::Thinking(text)
+        } else {
+            Happening::Text(text)
+        };
+        self.append(happening, masker);
     }
 
     fn append(&mut self, happening: Happening, masker: &Masker) {
@@ -440,18 +462,48 @@ mod tests {
         let now = Instant::now();
         let mut outbox = outbox(directory.path());
         outbox.begin(&id(), 1).unwrap();
-        for piece in ["my ", "hunter2-", "hunter2 ", "is"] {
-            outbox.record(now, &id(), Happening::Text(piece.into()));
-        }
+        let texts = || {
+            all(directory.path())
+                .iter()
+                .map(|event| event.data["text"].clone())
+                .collect::<Vec<_>>()
+        };
+        outbox.record(now, &id(), Happening::Text("the first piece comes at once, ".into()));
         outbox.commit(now).unwrap();
-        assert_eq!(all(directory.path()), []);
+        assert_eq!(texts().len(), 1);
+        for piece in ["then ", "my ", "hunter2-", "hunter2 ", "is"] {
+            outbox.record(now, &id(), Happening::Text(piece.into()));
+            outbox.commit(now).unwrap();
+        }
+        assert_eq!(texts().len(), 1);
         outbox.commit(now + JOIN_TIME).unwrap();
+        assert_eq!(texts()[1], "then my *** is");
         outbox.record(now, &id(), Happening::Message(json!({"deep": ["hunter2-hunter2"]})));
         outbox.commit(now).unwrap();
         let events = all(directory.path());
-        assert_eq!(events[0].data, json!({"text": "my *** is"}));
-        assert_eq!(events[1].data, json!({"deep": ["***"]}));
-        assert_eq!([events[0].seq, events[1].seq], [1, 2]);
+        assert_eq!(events[2].data, json!({"deep": ["***"]}));
+        assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_secret_is_masked_wherever_its_pieces_come_apart() {
+        for at in 1.."hunter2-hunter2".len() {
+            let directory = tempfile::tempdir().unwrap();
+            let now = Instant::now();
+            let mut outbox = outbox(directory.path());
+            outbox.begin(&id(), 1).unwrap();
+            let (first, second) = "hunter2-hunter2".split_at(at);
+            outbox.record(now, &id(), Happening::Text(format!("it is {first}")));
+            outbox.commit(now).unwrap();
+            assert!(outbox.next_deadline().is_none(), "what waits for more waits for nothing else");
+            outbox.record(now, &id(), Happening::Text(second.into()));
+            outbox.commit(now + JOIN_TIME).unwrap();
+            outbox.record(now, &id(), Happening::Notice(json!(1)));
+            outbox.commit(now).unwrap();
+            let events = all(directory.path());
+            let text: String = events.iter().filter_map(|event| event.data["text"].as_str()).collect();
+            assert_eq!(text, "it is ***", "at {at}");
+        }
     }
 
     #[test]

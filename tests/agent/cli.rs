@@ -11,7 +11,7 @@ const HANGS_ONCE: &str = "[[bash echo x >> ran.txt; test $(wc -l < ran.txt) -gt 
 fn sent_again_after_its_end(program: PathBuf) {
     let home = Home::of(program);
     let id = uuid();
-    let mut first = home.start(false, &RESUME);
+    let mut first = home.start(false, &[], &RESUME);
     first.send(&id, "[[bash echo x >> ran.txt]][[say Done.]]");
     assert_eq!(first.result()["result"], "Done.");
     first.send(&id, "[[bash echo x >> ran.txt]][[say Done.]]");
@@ -20,7 +20,7 @@ fn sent_again_after_its_end(program: PathBuf) {
     assert_eq!(first.result()["result"], "After.");
     assert_eq!(first.results(), 2, "the message that was sent again has no result");
     first.kill();
-    let mut second = home.start(true, &RESUME);
+    let mut second = home.start(true, &[], &RESUME);
     second.send(&id, "[[bash echo x >> ran.txt]][[say Done.]]");
     second.send(&uuid(), "[[say At last.]]");
     assert_eq!(second.result()["result"], "At last.");
@@ -30,11 +30,11 @@ fn sent_again_after_its_end(program: PathBuf) {
 fn cut_in_a_tool_and_sent_again(program: PathBuf) {
     let home = Home::of(program);
     let id = uuid();
-    let mut first = home.start(false, &RESUME);
+    let mut first = home.start(false, &[], &RESUME);
     first.send(&id, HANGS_ONCE);
     until("the tool runs", || home.file("ran.txt") == "x\n");
     first.kill();
-    let mut second = home.start(true, &RESUME);
+    let mut second = home.start(true, &[], &RESUME);
     second.send(&id, HANGS_ONCE);
     assert_eq!(second.result()["result"], "Done.");
     second.send(&uuid(), "[[say After.]]");
@@ -72,11 +72,11 @@ fn a_cut_turn_goes_on_by_itself_and_names_its_message() {
     skip!("needs-claude");
     let home = Home::of(claude());
     let id = uuid();
-    let mut first = home.start(false, &RESUME);
+    let mut first = home.start(false, &[], &RESUME);
     first.send(&id, HANGS_ONCE);
     until("the tool runs", || home.file("ran.txt") == "x\n");
     first.kill();
-    let mut second = home.start(true, &[RESUME[0], ("CLAUDE_CODE_RESUME_REASON", "sandkeep")]);
+    let mut second = home.start(true, &[], &[RESUME[0], ("CLAUDE_CODE_RESUME_REASON", "sandkeep")]);
     let result = second.result();
     assert_eq!(
         (&result["user_message_uuid"], &result["result"]),
@@ -93,11 +93,11 @@ fn without_the_variable_a_message_that_is_sent_again_is_lost() {
     skip!("needs-claude");
     let home = Home::of(claude());
     let id = uuid();
-    let mut first = home.start(false, &[]);
+    let mut first = home.start(false, &[], &[]);
     first.send(&id, HANGS_ONCE);
     until("the tool runs", || home.file("ran.txt") == "x\n");
     first.kill();
-    let mut second = home.start(true, &[]);
+    let mut second = home.start(true, &[], &[]);
     second.send(&id, HANGS_ONCE);
     second.until("a lifecycle", |line| {
         line["command_uuid"] == id.as_str() && line["state"] == "completed"
@@ -112,7 +112,7 @@ fn the_versions_say_what_they_can_do() {
     skip!("needs-claude");
     let capabilities = |program: PathBuf| {
         let home = Home::of(program);
-        let mut raw = home.start(false, &[]);
+        let mut raw = home.start(false, &[], &[]);
         raw.send(&uuid(), "[[say Hi.]]");
         let init = raw.until("init", |line| line["subtype"] == "init");
         let result = raw.result();

@@ -15,4 +15,5 @@ mod mcp;
 mod portable;
 mod resume;
 mod scripted;
+mod supervised;
 mod turns;

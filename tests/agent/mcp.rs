@@ -79,7 +79,7 @@ fn answer(target: &str, preview: &Value) -> (u16, String) {
     (403, problem.to_string())
 }
 
-struct Mcp {
+pub(crate) struct Mcp {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
@@ -87,7 +87,7 @@ struct Mcp {
 }
 
 impl Mcp {
-    fn start(socket: &Path) -> Self {
+    pub(crate) fn start(socket: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sandkeep"))
             .arg("mcp")
             .env("SANDKEEP_SOCKET", socket)
@@ -123,7 +123,7 @@ impl Mcp {
         answer["result"].clone()
     }
 
-    fn call(&mut self, tool: &str, arguments: Value) -> (bool, String) {
+    pub(crate) fn call(&mut self, tool: &str, arguments: Value) -> (bool, String) {
         let result = self.ask("tools/call", json!({"name": tool, "arguments": arguments}));
         (
             result["isError"] == true,

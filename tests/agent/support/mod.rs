@@ -219,11 +219,26 @@ impl Sandbox {
         self.file("ran.txt").lines().count()
     }
 
+    /// Whether the terminal event is there: the last line of the file.
+    pub(crate) fn ended(&self, id: &str) -> bool {
+        use std::io::{Seek, SeekFrom};
+        let path = self.path("state/agent/outbox").join(format!("{id}.ndjson"));
+        let Ok(mut file) = std::fs::File::open(path) else { return false };
+        let length = file.metadata().map_or(0, |found| found.len());
+        let mut end = Vec::new();
+        let _ = file.seek(SeekFrom::Start(length.saturating_sub(512 << 10)));
+        let _ = file.read_to_end(&mut end);
+        let text = String::from_utf8_lossy(&end);
+        text.ends_with('\n') && text.lines().last().is_some_and(|line| line.contains("\"type\":\"end\""))
+    }
+
+    pub(crate) fn wait_for_end(&self, id: &str) {
+        until(&format!("prompt {id} ends\n{}", self.log()), || self.ended(id));
+    }
+
     /// The data of a prompt's terminal event.
     pub(crate) fn end_of(&self, id: &str) -> Value {
-        until(&format!("prompt {id} ends\n{}", self.log()), || {
-            self.events(id).iter().any(|event| event["type"] == "end")
-        });
+        self.wait_for_end(id);
         let events = self.events(id);
         for (at, event) in events.iter().enumerate() {
             assert_eq!(event["seq"], at + 1, "the sequence has no gap and no duplicate");

@@ -33,7 +33,7 @@ impl Home {
     }
 
     /// Starts the CLI: with the session new, or going on.
-    pub(crate) fn start(&self, resume: bool, more: &[(&str, &str)]) -> Raw {
+    pub(crate) fn start(&self, resume: bool, flags: &[&str], more: &[(&str, &str)]) -> Raw {
         let home = self.folder.path();
         let mut command = Command::new(&self.program);
         command.args([
@@ -43,7 +43,7 @@ impl Home {
             "--verbose",
             "--session-mirror",
         ]);
-        command.arg("--permission-mode=bypassPermissions");
+        command.arg("--permission-mode=bypassPermissions").args(flags);
         let flag = if resume { "--resume" } else { "--session-id" };
         command.arg(format!("{flag}={}", self.session));
         command.current_dir(home.join("project")).env_clear();
