@@ -251,8 +251,9 @@ impl Log {
     /// Makes an event of the text, but for an end that may be the beginning of a secret: cut in two it would not be recognised.
     fn part(&mut self, masker: &Masker) {
         let Some(joined) = self.joined.as_mut() else { return };
-        let open = masker.open_end(joined.text.as_bytes());
-        let held = joined.text.split_off(joined.text.floor_char_boundary(open));
+        let bytes = joined.text.as_bytes();
+        let cut = masker.cut(bytes, masker.open_end(bytes));
+        let held = joined.text.split_off(joined.text.floor_char_boundary(cut));
         let text = std::mem::replace(&mut joined.text, held);
         joined.due = None;
         let thinking = joined.thinking;
