@@ -1,7 +1,7 @@
 //! What is kept beside the tree: transcripts come back in the next box, postmortems go up.
 
 use crate::server::R2;
-use crate::tree::{DEADLINE, Sandbox};
+use crate::tree::Sandbox;
 use std::fs;
 use std::path::PathBuf;
 
@@ -83,11 +83,8 @@ fn transcripts_are_sent_without_a_flush_too() {
     let mut a = Sandbox::on(&r2);
     write(&a, MAIN, "before the start\n");
     a.start();
-    let begun = std::time::Instant::now();
-    while r2.read("p1/.sandkeep/transcripts/0b1c.jsonl").is_none() {
-        assert!(begun.elapsed() < DEADLINE, "{}", a.log());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    let key = "p1/.sandkeep/transcripts/0b1c.jsonl";
+    a.wait("it is there", |_| r2.read(key).is_some());
     assert_eq!(a.stop(), Some(0));
 }
 
