@@ -244,6 +244,29 @@ async fn the_deadline_moves_once_and_as_far_as_the_plan_goes() {
 }
 
 #[tokio::test]
+async fn a_sandbox_in_use_gets_more_time() {
+    skip!("needs-sandbox-namespaces");
+    let double = Double::start();
+    let provider = double.provider(None);
+    let wanted = Wanted {
+        name: "short".to_owned(),
+        ports: Vec::new(),
+        timeout: Some(Duration::from_secs(90)),
+    };
+    let sandbox = provider.create(&wanted).await.unwrap();
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(5);
+    let command = Command::shell("while [ ! -e /tmp/end ]; do sleep 0.1; done");
+    let used = hear(&*provider, &sandbox, &command);
+    let ended = async {
+        let ends = || double.sandboxes()[0]["expires_at"].as_i64().unwrap();
+        until("it has more time", || ends() > soon.as_millisecond()).await;
+        hear(&*provider, &sandbox, &Command::shell("touch /tmp/end")).await.unwrap();
+    };
+    let (used, ()) = tokio::join!(used, ended);
+    assert!(used.unwrap().0.is_success());
+}
+
+#[tokio::test]
 async fn ports_are_exposed_when_they_are_asked_for() {
     skip!("needs-sandbox-namespaces");
     let scene = Scene::set().await;

@@ -12,4 +12,5 @@ mod double;
 mod faults;
 mod ours;
 mod refusals;
+mod start;
 mod vendor;

@@ -14,7 +14,7 @@ fn repository(dir: &Path) -> String {
 }
 
 /// Runs a file of node tests, and shows what it says if one fails.
-fn passes(file: &str, surroundings: &[(&str, &str)]) {
+pub(crate) fn passes(file: &str, surroundings: &[(&str, &str)]) {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vercel");
     let mut node = Command::new("node");
     node.args(["--test", "--test-reporter=spec", file]).current_dir(here);

@@ -1,12 +1,13 @@
 //! Commands: started detached and once, heard to their end however often the stream is cut.
 
 use super::api::{Api, Call, Trouble, reason};
-use super::archive;
 use super::lines::{Heard, Line, Lines};
 use super::wire::{Anything, Command as Known, Commands, OfCommand};
+use super::{archive, boxes};
 use crate::sandbox::fault::{Code, Fault};
 use crate::sandbox::provider::{Body, Command, Exit, Output, Repeat, Sandbox, Upload};
 use serde_json::json;
+use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +19,10 @@ const SUSPECT: Duration = Duration::from_secs(60);
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 /// What the service gives a command beyond its limit: it ends what we no longer can.
 const BEYOND: Duration = Duration::from_secs(60);
+/// How long before its deadline a sandbox in use gets more time,
+const RESERVE: Duration = Duration::from_secs(120);
+/// and how much it has then.
+const IN_USE: Duration = Duration::from_secs(600);
 /// How often a request that may have been done is looked for and made again.
 const ROUNDS: u32 = 4;
 /// For a file to be sent.
@@ -63,7 +68,10 @@ pub(super) async fn run(api: &Api, sandbox: &Sandbox, command: &Command, output:
             _ => Ok(exit),
         }
     };
-    let ended = tokio::time::timeout_at(started + command.limit, followed).await;
+    let ended = tokio::select! {
+        ended = tokio::time::timeout_at(started + command.limit, followed) => ended,
+        never = keep_alive(api, sandbox) => match never {},
+    };
     match ended {
         Ok(exit) => {
             abandoned.is_over();
@@ -83,6 +91,25 @@ pub(super) async fn run(api: &Api, sandbox: &Sandbox, command: &Command, output:
             ))
         }
     }
+}
+
+/// Moves the deadline as long as a command runs, so that the sandbox does not end under it.
+async fn keep_alive(api: &Api, sandbox: &Sandbox) -> Infallible {
+    let mut deadline = sandbox.expires_at;
+    while let Some(at) = deadline {
+        let left = Duration::try_from(at.duration_since(jiff::Timestamp::now())).unwrap_or_default();
+        sleep(left.saturating_sub(RESERVE)).await;
+        let until = jiff::Timestamp::now() + jiff::SignedDuration::try_from(IN_USE).unwrap_or(jiff::SignedDuration::ZERO);
+        deadline = match boxes::extend(api, sandbox, until).await {
+            // No later than it was: the plan has no more.
+            Ok(moved) => moved.filter(|moved| *moved > at),
+            Err(fault) => {
+                tracing::debug!("{fault}");
+                None
+            }
+        };
+    }
+    std::future::pending().await
 }
 
 /// Starts a command that goes on by itself.
