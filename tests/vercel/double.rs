@@ -119,7 +119,7 @@ pub(crate) async fn create(provider: &dyn Provider, name: &str) -> Sandbox {
 
 /// Waits for something, long enough for a loaded machine.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(120);
     while !holds() {
         assert!(Instant::now() < end, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
