@@ -6,6 +6,7 @@
 mod clock;
 mod facts;
 mod hands;
+mod isolation;
 mod logs;
 mod probes;
 mod publish;
@@ -194,6 +195,10 @@ impl Daemon {
                 self.publish();
                 self.hands.facts_gathered();
                 self.requests.refreshed();
+            }
+            Answer::Isolation(finding) => {
+                self.publisher.isolation = finding;
+                self.stale = true;
             }
             Answer::Preview(preview) => {
                 let facts::Preview { shown, watcher } = *preview;

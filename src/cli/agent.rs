@@ -136,6 +136,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
 
 fn run_worker(args: RunArgs, global: &Global) -> Result<ExitCode, CliError> {
     let secrets = secrets::take().map_err(|error| CliError::failed(format!("taking the secrets out of the environment: {error}")))?;
+    crate::host::become_private();
     let subscriber = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)

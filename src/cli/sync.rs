@@ -101,6 +101,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
 }
 
 fn keep(args: Run, global: &Global) -> Result<ExitCode, CliError> {
+    crate::host::become_private();
     let config = configuration(&args.place, global)?;
     let hold = args.hold || config.sync.hold;
     let Some(project) = open(&config)? else {

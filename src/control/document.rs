@@ -398,6 +398,9 @@ pub struct StatusDocument {
     pub capabilities: Capabilities,
     /// What keeps one unit's secrets from another unit.
     pub secret_isolation: SecretIsolation,
+    /// Why it is not more, for people; empty for `separate-uid`.
+    #[serde(default)]
+    pub secret_isolation_reason: String,
     /// The machine.
     #[serde(rename = "box")]
     pub machine: BoxFacts,

@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub capabilities: Capabilities,
     /// What keeps secrets apart.
     pub secret_isolation: SecretIsolation,
+    /// Why not better.
+    pub secret_isolation_reason: String,
     /// The machine.
     pub machine: BoxFacts,
     /// The units, in start order.
@@ -104,6 +106,7 @@ impl Snapshot {
             phase: Phase::Running,
             capabilities: Capabilities::default(),
             secret_isolation: SecretIsolation::None,
+            secret_isolation_reason: String::new(),
             machine: BoxFacts::default(),
             units: Vec::new(),
             preview: Preview::default(),
@@ -168,6 +171,7 @@ impl Snapshot {
             phase: _,
             capabilities,
             secret_isolation,
+            secret_isolation_reason,
             machine,
             units,
             preview,
@@ -189,6 +193,7 @@ impl Snapshot {
             ready: self.ready(),
             capabilities: capabilities.clone(),
             secret_isolation: *secret_isolation,
+            secret_isolation_reason: secret_isolation_reason.clone(),
             machine: machine.clone(),
             units: units.iter().map(|unit| unit.status.clone()).collect(),
             preview: preview.clone(),

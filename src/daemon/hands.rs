@@ -2,6 +2,7 @@
 
 use super::clock::Clock;
 use super::facts;
+use super::isolation::Isolation;
 use super::probes::{Answer, Probes};
 use super::publish::Publisher;
 use super::requests::Origin;
@@ -48,6 +49,7 @@ pub(super) struct Hands {
     running: BTreeMap<(Name, Invocation), Arc<Unit>>,
     ourselves: Name,
     gathering: bool,
+    isolation: Isolation,
     /// Failed, or waiting for a restart.
     retrying: BTreeSet<Name>,
     /// Away while it looks.
@@ -68,6 +70,7 @@ impl Hands {
             running: BTreeMap::new(),
             ourselves: Name::new("sandkeep").expect("it has the form of a name"),
             gathering: false,
+            isolation: Isolation::default(),
             retrying: BTreeSet::new(),
             watcher: Some(Watcher::default()),
         }
@@ -263,6 +266,7 @@ impl Hands {
             return;
         }
         self.gathering = true;
+        self.isolation.look(supervisor, &mut self.host, &self.answers);
         let mut wanted = facts::Wanted::new(supervisor, &mut self.host, &self.config);
         let answers = self.answers.clone();
         let looking = self

@@ -1,6 +1,7 @@
 //! Probes in flight: each a task that answers into the loop, none of which outlives its run.
 
 use super::facts::{Facts, Preview};
+use super::isolation::Finding;
 use crate::host::journal::{Journal, LogMatch};
 use crate::host::probe::{self, Check, ExecAnswer, ExecFuture};
 use crate::host::{Host, ProbeChild};
@@ -27,6 +28,8 @@ pub(super) enum Answer {
     Facts(Box<Facts>),
     /// So was the preview.
     Preview(Box<Preview>),
+    /// It was measured what keeps secrets apart.
+    Isolation(Finding),
 }
 
 /// One run of a unit.

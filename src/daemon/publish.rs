@@ -2,7 +2,8 @@
 
 use super::clock::Clock;
 use super::facts::Facts;
-use crate::control::document::{self, AgentPart, Capabilities, LastExit, SecretIsolation, SyncPart};
+use super::isolation::Finding;
+use crate::control::document::{self, AgentPart, Capabilities, LastExit, SyncPart};
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
@@ -20,7 +21,6 @@ pub(super) struct Identity {
     pub(super) pid: i32,
     pub(super) started_at: Time,
     pub(super) capabilities: Capabilities,
-    pub(super) secret_isolation: SecretIsolation,
 }
 
 /// The parts of the status document that workers send.
@@ -53,6 +53,7 @@ pub(super) struct Publisher {
     pub(super) parts: Parts,
     facts: Facts,
     pub(super) preview: document::Preview,
+    pub(super) isolation: Finding,
     /// The last answer of each probe, which says more than its verdict when the unit has failed.
     probed: BTreeMap<(Name, ProbeKind), (Time, ProbeResult)>,
 }
@@ -68,6 +69,7 @@ impl Publisher {
             parts: Parts::default(),
             facts: Facts::default(),
             preview: document::Preview::default(),
+            isolation: Finding::default(),
             probed: BTreeMap::new(),
         };
         (publisher, receiver)
@@ -135,7 +137,6 @@ impl Publisher {
             pid,
             started_at,
             capabilities,
-            secret_isolation,
         } = &self.identity;
         let sandbox = if config.sandbox_id.is_empty() {
             hostname
@@ -171,7 +172,8 @@ impl Publisher {
             expires_at: config.expires_at.and_then(|at| jiff::Timestamp::from_second(at).ok()).map(Time),
             phase: if status.stopping { Phase::Stopping } else { Phase::Running },
             capabilities: capabilities.clone(),
-            secret_isolation: *secret_isolation,
+            secret_isolation: self.isolation.isolation,
+            secret_isolation_reason: self.isolation.reason.clone(),
             machine: self.facts.machine.clone(),
             units,
             preview: self.preview.clone(),

@@ -6,7 +6,6 @@ use super::publish::{self, Identity, Publisher};
 use super::requests::{Origin, Requests};
 use super::signals::Signals;
 use super::{Daemon, JournalLogs, PACE, Sources};
-use crate::control::document::SecretIsolation;
 use crate::control::doors::{self, Limits as DoorLimits};
 use crate::control::token::Token;
 use crate::control::{DaemonHandle, EventLog, Mask, deadline, postmortem, report};
@@ -97,6 +96,7 @@ pub fn run(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Result<u8, 
     let runtime = runtime.map_err(starting("starting the runtime"))?;
     let code = runtime.block_on(supervise(settings, attach));
     runtime.shutdown_timeout(LAST_ANSWERS);
+    crate::host::power_off_as_init();
     code
 }
 
@@ -222,11 +222,6 @@ fn identity(host: &Host, clock: &Clock) -> Identity {
         pid: std::process::id().cast_signed(),
         started_at: clock.now(),
         capabilities: publish::capabilities(host.capabilities()),
-        secret_isolation: if host.capabilities().root {
-            SecretIsolation::None
-        } else {
-            SecretIsolation::SameUid
-        },
     }
 }
 

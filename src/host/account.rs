@@ -16,6 +16,8 @@ pub(super) struct Account {
     name: Option<String>,
     home: Option<PathBuf>,
     shell: Option<PathBuf>,
+    /// Whether it was made for its unit.
+    made: bool,
 }
 
 impl Account {
@@ -32,6 +34,7 @@ impl Account {
                 name: None,
                 home: None,
                 shell: None,
+                made: false,
             },
         };
         if let Some(group) = &unit.group {
@@ -62,6 +65,7 @@ impl Account {
                     name: Some(name),
                     home: Some(dir),
                     shell: Some(shell),
+                    made: false,
                 }
             }
             Err(uid) => Self {
@@ -70,8 +74,26 @@ impl Account {
                 name: None,
                 home: None,
                 shell: None,
+                made: false,
             },
         })
+    }
+
+    /// A user that was made for a unit: it is known to nobody but us.
+    pub(super) fn made(unit: &Unit, uid: u32, gid: u32, home: PathBuf) -> Self {
+        Self {
+            uid,
+            gid,
+            name: Some(unit.name.as_str().to_owned()),
+            home: Some(home),
+            shell: Some("/bin/sh".into()),
+            made: true,
+        }
+    }
+
+    /// Whether it was made for its unit.
+    pub(super) fn is_made(&self) -> bool {
+        self.made
     }
 
     /// Whether processes of ours have this user and group anyway.
@@ -83,7 +105,8 @@ impl Account {
     /// What the child sets: the user, the group, and the groups that the user belongs to.
     pub(super) fn credentials(&self) -> Credentials {
         let gid = Gid::from_raw(self.gid);
-        let name = self.name.as_deref().and_then(|name| CString::new(name).ok());
+        let known = self.name.as_deref().filter(|_| !self.made);
+        let name = known.and_then(|name| CString::new(name).ok());
         let groups = name.and_then(|name| getgrouplist(&name, gid).ok()).unwrap_or_else(|| vec![gid]);
         Credentials {
             uid: self.uid,

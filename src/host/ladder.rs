@@ -45,6 +45,21 @@ impl Capabilities {
     }
 }
 
+/// Whether we are the first process of the machine itself, not of a container: nobody is left to say what comes after us, and the kernel
+/// panics when we just end.
+fn is_machines_init() -> bool {
+    // The number of the first pid namespace is part of the kernel's interface.
+    std::process::id() == 1 && fs::read_link("/proc/self/ns/pid").is_ok_and(|namespace| namespace.as_os_str() == "pid:[4026531836]")
+}
+
+/// Switches the machine off when we are its first process; else does nothing.
+pub fn power_off_as_init() {
+    if is_machines_init() {
+        let why = sys::power_off();
+        tracing::error!(%why, "the machine cannot be switched off");
+    }
+}
+
 fn proc_is_ours() -> bool {
     fs::read_link("/proc/self").is_ok_and(|target| target.as_os_str() == std::process::id().to_string().as_str())
 }

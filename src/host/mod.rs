@@ -16,6 +16,7 @@
 //! probes are started with [`Host::spawn_probe`].
 
 mod account;
+mod auto_user;
 mod cgroup;
 mod clone3;
 mod conditions;
@@ -46,6 +47,11 @@ mod watch;
 
 pub use cgroup::{Rung as CgroupRung, Usage, look as look_at_cgroups};
 pub use environment::{Environment, matches_any};
-pub use ladder::Capabilities;
+pub use ladder::{Capabilities, power_off_as_init};
 pub use processes::{Host, HostError, HostSettings, ProbeChild, end_survivors};
 pub use spawn::Spawn;
+
+/// Keeps a worker's secrets from other processes of its user. To be called first of all in a worker, while there is no other thread.
+pub fn become_private() {
+    sys::become_private();
+}

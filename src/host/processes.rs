@@ -2,6 +2,7 @@
 
 mod ending;
 
+use super::auto_user::{self, AutoUsers};
 use super::environment::Environment;
 use super::ladder::{self, Capabilities};
 use super::notify_socket::NotifySocket;
@@ -13,7 +14,7 @@ use super::spawn::{self, NotifyAddress, Spawn, Start, Surroundings};
 use super::watch::Watcher;
 use super::{cgroup, conditions, hashes, notice, oom, proc, stale, sys};
 use crate::supervisor::event::{Event, ExitStatus, Invocation, Notice, Pid, Stage, StartError};
-use crate::unit::{Command, Config, Name, Unit};
+use crate::unit::{Command, Config, Main, Name, Unit, Worker};
 use ending::{send, signal_other};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::collections::BTreeSet;
@@ -65,6 +66,7 @@ pub struct ProbeChild {
 pub struct Host {
     places: Places,
     root: PathBuf,
+    users: AutoUsers,
     capabilities: Capabilities,
     around: Surroundings,
     launcher: sys::Launcher,
@@ -121,6 +123,7 @@ impl Host {
         let around = Surroundings {
             environment,
             control_socket: places.control_socket(),
+            root_directory: PathBuf::from("/"),
             binary,
             oom_scores,
             root: capabilities.root,
@@ -134,6 +137,7 @@ impl Host {
             watcher: Watcher::new(places.state.clone()),
             record: stale::Record::begin(&places.runs()),
             root: PathBuf::from("/"),
+            users: AutoUsers::new(places.clone()),
             places,
             capabilities,
             around,
@@ -190,6 +194,8 @@ impl Host {
     pub fn configure(&mut self, config: &Config) {
         self.around.environment.set_secret_names(&config.secret_names);
         self.root.clone_from(&config.root);
+        self.around.root_directory.clone_from(&config.root);
+        self.users.configure(config);
         self.set.configure(config);
         self.watcher.configure(config);
         self.watch_files();
@@ -296,6 +302,10 @@ impl Host {
     fn start(&mut self, spawn: &Spawn<'_>, command: &[spawn::Word<'_>], role: Role) -> Result<(Pid, Vec<String>), StartError> {
         let key = (spawn.unit.name.clone(), spawn.invocation);
         let mut warnings = self.begin(&key, spawn.unit)?;
+        let account = match auto_user::wants_one(spawn.unit) && self.capabilities.root {
+            true => Some(self.users.prepare(spawn.unit, &self.root)?),
+            false => None,
+        };
         let set = &mut self.set;
         let run = self.runs.begin(&key, |runs| set.mark(runs));
         let start = Start {
@@ -310,6 +320,7 @@ impl Host {
             cgroup: self.set.cgroup(&key),
             main: run.process(Stage::Main).map(|main| main.handle.pid),
             main_exit: run.main_exit,
+            account,
         };
         let started = spawn::start(&mut self.launcher, &self.around, &start)?;
         let spawn::Started {
@@ -525,6 +536,9 @@ impl Host {
 
     /// Performs `Action::TakeHashes`.
     pub fn take_hashes(&mut self, unit: &Unit) {
+        if unit.main == Main::Worker(Worker::Restore) {
+            self.users.files_came();
+        }
         if let Err(why) = hashes::take(unit, &self.root, &self.places.state) {
             tracing::warn!(unit = %unit.name, %why, "what the unit watches could not be remembered");
         }

@@ -149,7 +149,9 @@ impl Places {
             }
             make(path)?;
             check_owner(path)?;
-            fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(|why| PlaceError::Io {
+            // A group that a running supervisor lets pass stays let.
+            let passing = fs::metadata(path).map_or(0, |found| found.permissions().mode() & 0o010);
+            fs::set_permissions(path, Permissions::from_mode(0o700 | passing)).map_err(|why| PlaceError::Io {
                 act: "setting the mode of",
                 path: path.clone(),
                 why,

@@ -1,6 +1,7 @@
 //! From a unit and a stage to a running process.
 
 use super::account::Account;
+use super::auto_user;
 use super::environment::{self, Environment, Variables};
 use super::fault::{StartFault, Subject};
 use super::ladder::OomScores;
@@ -36,6 +37,8 @@ pub struct Spawn<'a> {
 pub(super) struct Surroundings {
     pub(super) environment: Environment,
     pub(super) control_socket: PathBuf,
+    /// The project's.
+    pub(super) root_directory: PathBuf,
     pub(super) binary: PathBuf,
     pub(super) oom_scores: OomScores,
     pub(super) root: bool,
@@ -55,6 +58,8 @@ pub(super) struct Start<'a> {
     pub(super) cgroup: Option<BorrowedFd<'a>>,
     pub(super) main: Option<i32>,
     pub(super) main_exit: Option<ExitStatus>,
+    /// The user that was made for the unit.
+    pub(super) account: Option<Account>,
 }
 
 /// Where the unit finds the notify socket.
@@ -111,7 +116,19 @@ pub(super) fn start(launcher: &mut sys::Launcher, around: &Surroundings, start: 
 fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<'_>) -> Result<Started, StartFault> {
     let unit = start.spawn.unit;
     let mut warnings = Vec::new();
-    let account = Account::of(unit)?;
+    let account = match &start.account {
+        Some(made) => Some(made.clone()),
+        // Who cannot make users can become none either: said below.
+        None if auto_user::wants_one(unit) => None,
+        None => Account::of(unit)?,
+    };
+    if account.is_none() && auto_user::wants_one(unit) {
+        let message = "making its user: only root can, and it runs as the supervisor's own".to_owned();
+        if unit.strict {
+            return Err(StartFault::final_fault(message));
+        }
+        warnings.push(message);
+    }
     let switch = account.as_ref().filter(|account| !account.is_ours(unit));
     let switch = match switch {
         Some(_) if !around.root => {
@@ -154,7 +171,7 @@ fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<
         death_signal: libc::SIGTERM,
         credentials: switch.map(Account::credentials),
         limits: rlimits(&limits, around.open_files, start.mark)?,
-        umask: unit.umask,
+        umask: unit.umask.or_else(|| switch.filter(|account| account.is_made()).map(|_| 0o002)),
         nice: unit.nice,
         oom_score: CString::new(oom_score.to_string()).ok(),
         no_new_privileges: unit.no_new_privileges,
@@ -194,6 +211,13 @@ fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<
 fn variables(around: &Surroundings, start: &Start<'_>, switch: Option<&Account>) -> Result<Variables, StartFault> {
     let unit = start.spawn.unit;
     let mut variables = around.environment.of_unit(unit, switch)?;
+    if switch.is_some_and(Account::is_made) && !variables.contains_key(OsStr::new("GIT_CONFIG_COUNT")) {
+        variables.extend(
+            auto_user::git_variables(&around.root_directory)
+                .into_iter()
+                .map(|(name, value)| (name.into(), value)),
+        );
+    }
     let mut set = |name: &str, value: OsString| variables.insert(name.into(), value);
     for (name, value) in start.spawn.environment {
         set(name, value.into());

@@ -548,6 +548,16 @@ pub(super) fn become_subreaper() -> bool {
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0 }
 }
 
+/// Switches the machine off. Returns only if that cannot be done.
+pub(super) fn power_off() -> io::Error {
+    // SAFETY: sync touches no memory; this reboot takes an integer alone.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::RB_POWER_OFF);
+    }
+    io::Error::last_os_error()
+}
+
 /// Whether pidfds can be opened and signalled through.
 pub(super) fn has_pidfd() -> bool {
     Pid::try_from(std::process::id()).is_ok_and(|me| Handle::open(me).is_ok_and(|handle| handle.signal(0).is_ok()))
@@ -574,6 +584,28 @@ pub(super) fn scrub_environment(is_secret: impl Fn(&str) -> bool) {
             std::env::remove_var(name);
         }
     }
+}
+
+/// Moves the values of all variables but ours out of the memory that `/proc/PID/environ` shows, and keeps the memory of this process from
+/// others of its user: no ptrace, no `/proc/PID/mem`, no core file. What it executes later is as open as ever. Must be called while there
+/// is no other thread.
+pub(super) fn become_private() {
+    let ours = ["SANDKEEP_UNIT", "SANDKEEP_INVOCATION_ID", "SANDKEEP_SOCKET"];
+    for (name, value) in std::env::vars_os().filter(|(name, _)| ours.iter().all(|ours| name != ours)) {
+        let Ok(text) = CString::new(name.as_encoded_bytes()) else {
+            continue;
+        };
+        // SAFETY: as in `scrub_environment`; the C library keeps the value that is set next in memory of its own.
+        unsafe {
+            let shown = libc::getenv(text.as_ptr());
+            if !shown.is_null() {
+                ptr::write_bytes(shown, b'x', libc::strlen(shown));
+            }
+            std::env::set_var(name, value);
+        }
+    }
+    // SAFETY: this prctl takes integers alone.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
 /// Watches a descriptor that is ours alone for something to read.

@@ -17,3 +17,4 @@ mod probes;
 mod start;
 mod surroundings;
 mod survivors;
+mod users;

@@ -43,6 +43,7 @@ fn act<'a>(word: &str, words: &mut impl Iterator<Item = &'a str>) {
         "orphan" => orphan(words),
         "orphan-bare" => orphan_bare(words),
         "fork-bomb" => fork_bomb(number(next())),
+        "fork-storm" => fork_storm(),
         "unmark" => unmark(),
         "eat" => eat(number(next())),
         // Output.
@@ -189,6 +190,21 @@ fn orphan_bare<'a>(words: &mut impl Iterator<Item = &'a str>) {
     }
     // SAFETY: a null status is allowed.
     unsafe { libc::waitpid(middle, std::ptr::null_mut(), 0) };
+}
+
+/// As many processes as there may be.
+fn fork_storm() -> ! {
+    loop {
+        // SAFETY: the child sleeps and ends, which touches nothing of ours.
+        match unsafe { libc::fork() } {
+            0 => {
+                // Ends by itself should nobody end it.
+                std::thread::sleep(Duration::from_secs(120));
+                exit(0)
+            }
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// Takes a limit back to what it mostly is, as root may: it may have been lowered to mark us.

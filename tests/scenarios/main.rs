@@ -11,6 +11,7 @@ mod dependencies;
 mod doors;
 mod environment;
 mod faults;
+mod isolation;
 mod leftovers;
 mod lifecycle;
 mod logs;

@@ -26,6 +26,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
+    crate::host::become_private();
     let project = open(&configuration(&args.place, global)?)?.ok_or_else(no_store)?;
     if let Some(generation) = args.at {
         let went = runtime()?.block_on(archive::go_back(project, generation)).map_err(failure)?;

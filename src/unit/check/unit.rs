@@ -275,6 +275,13 @@ fn probes(written: &UnitFile, key: &str, faults: &mut Faults<'_>) -> BTreeMap<Pr
 
 /// What cannot be meant together.
 fn combinations(unit: &Unit, written: &UnitFile, key: &str, faults: &mut Faults<'_>) {
+    if let (Main::Worker(Worker::Sync | Worker::Restore), Some(at)) = (&unit.main, &written.user)
+        && at.value.as_str() == "auto"
+    {
+        let hint = Some("give `user = \"auto\"` to the units that run the project's own code".to_owned());
+        let message = "what keeps the files must read them all: it runs as the supervisor's user";
+        faults.error(&at.span, &format!("{key}.user"), message, hint);
+    }
     let oneshot = matches!(unit.service, Service::Oneshot { .. });
     if oneshot {
         let probes = [
