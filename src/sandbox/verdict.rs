@@ -183,6 +183,7 @@ mod tests {
             ready: units.iter().all(|unit| unit.ready || !unit.required),
             capabilities: Capabilities::default(),
             secret_isolation: SecretIsolation::None,
+            secret_isolation_reason: String::new(),
             machine: BoxFacts::default(),
             units,
             preview: Preview {
