@@ -208,11 +208,17 @@ impl Sandbox {
     /// Waits for a condition.
     #[track_caller]
     pub(crate) fn wait(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        self.wait_within(DEADLINE, what, condition);
+    }
+
+    /// The same with another deadline, for what is much work.
+    #[track_caller]
+    pub(crate) fn wait_within(&self, deadline: Duration, what: &str, condition: impl Fn(&Self) -> bool) {
         let begun = Instant::now();
         while !condition(self) {
             assert!(
-                begun.elapsed() < DEADLINE,
-                "{what}: not within {DEADLINE:?}\n{:?}\n{}",
+                begun.elapsed() < deadline,
+                "{what}: not within {deadline:?}\n{:?}\n{}",
                 self.status(),
                 self.log()
             );

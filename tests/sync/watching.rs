@@ -1,7 +1,7 @@
 //! The watcher misses nothing: every way of saving, trees at once, lost events, no watches.
 
 use crate::server::R2;
-use crate::tree::{Sandbox, differences, store, tree, wrapped};
+use crate::tree::{DEADLINE, Sandbox, differences, store, tree, wrapped};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::Write;
@@ -78,7 +78,7 @@ fn twenty_thousand_files_at_once_arrive_although_events_are_lost() {
         fs::write(a.path(&format!("f{n:05}")), n.to_string()).expect("written");
     }
     a.signal(Signal::SIGCONT);
-    a.wait("all arrive", |sandbox| {
+    a.wait_within(2 * DEADLINE, "all arrive", |sandbox| {
         sandbox
             .status()
             .is_some_and(|status| status["files"] == 20_001 && status["pending"] == 0)
