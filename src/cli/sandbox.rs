@@ -31,7 +31,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    Start(start::Args),
+    Start(Box<start::Args>),
     Status(show::StatusArgs),
     Logs(show::LogsArgs),
     Exec(exec::Args),
@@ -45,7 +45,7 @@ enum Verb {
 
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     match args.verb {
-        Verb::Start(args) => start::run(args),
+        Verb::Start(args) => start::run(&args),
         Verb::Status(args) => show::status(args),
         Verb::Logs(args) => show::logs(args),
         Verb::Exec(args) => exec::run(args),

@@ -83,25 +83,30 @@ pub(super) struct Args {
 
 /// Where sandboxes come from.
 #[derive(clap::Args, Clone, Debug)]
-#[command(next_help_heading = "Provider")]
 pub(super) struct ProviderArgs {
     /// A directory on this machine, Vercel Sandbox, or any box that a command reaches (with --via)
-    #[arg(long, value_enum, value_name = "NAME")]
+    #[arg(help_heading = "Provider", long, value_enum, value_name = "NAME")]
     provider: Option<Kind>,
     /// The command that reaches the box: `docker exec -i box`, `ssh host`
-    #[arg(long, value_name = "COMMAND")]
+    #[arg(help_heading = "Provider", long, value_name = "COMMAND")]
     via: Option<String>,
     /// Where the box's ports are reachable, with `{port}` in it (with --via)
-    #[arg(long, value_name = "URL", requires = "via")]
+    #[arg(help_heading = "Provider", long, value_name = "URL", requires = "via")]
     url: Option<String>,
     /// Vercel's team
-    #[arg(long, value_name = "ID", env = "VERCEL_TEAM_ID", hide_env_values = true)]
+    #[arg(help_heading = "Provider", long, value_name = "ID", env = "VERCEL_TEAM_ID", hide_env_values = true)]
     vercel_team: Option<String>,
     /// Vercel's project
-    #[arg(long, value_name = "ID", env = "VERCEL_PROJECT_ID", hide_env_values = true)]
+    #[arg(
+        help_heading = "Provider",
+        long,
+        value_name = "ID",
+        env = "VERCEL_PROJECT_ID",
+        hide_env_values = true
+    )]
     vercel_project: Option<String>,
     /// A runtime of Vercel's second generation, such as `node24`, instead of the default image
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = "Provider", long, value_name = "NAME")]
     vercel_runtime: Option<String>,
 }
 
@@ -204,7 +209,7 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: Args) -> Result<ExitCode, CliError> {
+pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
     let request = args.request()?;
     let settings = args.provider.settings()?;
     let (live, screen) = Live::new(args.json);

@@ -169,7 +169,7 @@ pub async fn start(request: &StartRequest, provider: &dyn Provider, records: &Re
             return Err(fault);
         }
     };
-    match run.to_the_end().await {
+    match run.finish().await {
         Ok(started) => Ok(started),
         Err(fault) => {
             let fault = undo::after(&mut run, fault).await;

@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
     }
 
     /// Does what is missing, task by task.
-    pub(super) async fn to_the_end(&mut self) -> Result<Started, Fault> {
+    pub(super) async fn finish(&mut self) -> Result<Started, Fault> {
         self.begin(Step::Create, "looking for the sandbox");
         self.known = Known::new(self.find().await?);
         let goal = Goal {

@@ -91,7 +91,7 @@ impl Run<'_> {
         let made = self.provider.create(&wanted).await.inspect_err(|fault| {
             let refused = matches!(
                 fault.code,
-                Code::Unauthorized | Code::PlanLimit | Code::Quota | Code::BadRequest | Code::Unsupported | Code::Unreachable
+                Code::Unauthorized | Code::PlanLimit | Code::Quota | Code::BadRequest | Code::Unsupported
             );
             self.record.made.sandbox = !refused;
         })?;

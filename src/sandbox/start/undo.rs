@@ -94,8 +94,8 @@ pub(in crate::sandbox) async fn remove(provider: &dyn Provider, sandbox: &Sandbo
         ..
     } = record.made;
     // Of ours also the directory above, when no other sandbox has a place in it.
-    let ours = place.then(|| record.place.clone()).unwrap_or_default();
-    let project = checkout.then(|| record.directory.clone()).unwrap_or_default();
+    let ours = if place { record.place.clone() } else { String::new() };
+    let project = if checkout { record.directory.clone() } else { String::new() };
     if !(ours.len() < 2 && project.len() < 2) && sandbox.state == State::Running {
         const REMOVE: &str = r#"[ -z "$2" ] || rm -rf "$2" "$2".clone-*
 [ -z "$1" ] || { rm -rf "$1"; rmdir "$(dirname "$1")" 2>/dev/null; }
