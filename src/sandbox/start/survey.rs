@@ -54,15 +54,15 @@ pub(super) struct Survey {
     pub(super) machine: String,
     pub(super) place: String,
     pub(super) directory: String,
-    checkout: String,
-    remote: String,
+    pub(super) checkout: String,
+    pub(super) remote: String,
     pub(super) branch: Option<String>,
     pub(super) commit: Option<String>,
     pub(super) own_config: bool,
     pub(super) claude: Option<String>,
     pub(super) binary: Option<String>,
     pub(super) supervisor: bool,
-    programs: Vec<String>,
+    pub(super) programs: Vec<String>,
 }
 
 /// What to look for.
