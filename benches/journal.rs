@@ -51,6 +51,7 @@ async fn measure(lines: u64, mib: u64, write: usize) {
     let limits = Limits {
         max_size: 10 * 1024 * 1024,
         keep: 10_000,
+        most: Limits::MOST,
     };
     let journal = Journal::open(dir.path().to_owned(), limits).unwrap();
     let (stdout, out) = std::io::pipe().unwrap();

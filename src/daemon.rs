@@ -4,33 +4,47 @@
 //! here blocks: the journal has its own thread, facts are gathered on a thread for blocking work, probes and doors are tasks.
 
 mod clock;
+mod doors;
 mod facts;
+mod handover;
 mod hands;
 mod isolation;
 mod logs;
 mod probes;
 mod publish;
+mod recorder;
 mod requests;
+mod resume;
 mod signals;
 mod start;
+mod upgrade;
 
+pub use handover::HandoverError;
 pub use logs::JournalLogs;
 pub use requests::Origin;
+pub use resume::{rehearse, resume};
 pub use start::{DaemonError, Settings, run};
+pub use upgrade::{Handover, READY};
 
-use crate::control::{Command, EventLog};
+use crate::control::{Command, DaemonHandle, EventLog};
+use crate::host::runtime_dir::Lock;
 use crate::supervisor::{Action, Event, Supervisor};
+use crate::unit::{Config, Name};
 use clock::Clock;
+use doors::Doors;
 use hands::Hands;
 use probes::Answer;
 use publish::Publisher;
+use recorder::Recorder;
 use requests::Requests;
 use signals::{Asked, Signals};
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use upgrade::Upgrading;
 
 /// After a publication, the next one waits this long, so that a thousand units that start do not cost a million snapshots.
 const PACE: Duration = Duration::from_millis(10);
@@ -49,6 +63,17 @@ struct Daemon {
     stale: bool,
     published: Instant,
     code: Option<u8>,
+    doors: Doors,
+    lock: Lock,
+    handle: DaemonHandle,
+    /// The words with which another image of this program takes over.
+    arguments: Vec<OsString>,
+    upgrading: Option<Upgrading>,
+    /// Pipes that the next image gets.
+    handed: Vec<OwnedFd>,
+    /// Workers that are yet to be restarted.
+    restarting: VecDeque<Name>,
+    recorder: Option<Recorder>,
 }
 
 /// What the loop waits for beside the clock.
@@ -65,6 +90,9 @@ impl Daemon {
     async fn turn(&mut self, sources: &mut Sources) -> u8 {
         loop {
             self.work();
+            if self.upgrading.as_ref().is_some_and(|upgrading| upgrading.go) {
+                self.change_image(sources).await;
+            }
             if let Some(code) = self.code {
                 return code;
             }
@@ -93,7 +121,12 @@ impl Daemon {
                 None => break,
             };
             self.hands.before(&event, &mut self.publisher, &self.clock);
-            let actions = self.supervisor.step(Instant::now(), event);
+            let now = Instant::now();
+            let recorded = self.recorder.is_some().then(|| event.clone());
+            let actions = self.supervisor.step(now, event);
+            if let (Some(recorder), Some(event)) = (&mut self.recorder, recorded) {
+                recorder.step(now, &event, &actions);
+            }
             self.stale = true;
             for action in actions {
                 self.perform(action);
@@ -114,7 +147,9 @@ impl Daemon {
             Action::Reply { request, outcome } => {
                 // Whoever gets an answer sees in the snapshot what it says.
                 self.publish();
-                self.requests.reply(request, outcome);
+                if self.requests.reply(request, outcome) {
+                    self.restart_next_worker();
+                }
             }
             Action::Halt { code, culprit } => {
                 if let Some((unit, exit)) = culprit {
@@ -124,7 +159,21 @@ impl Daemon {
                 self.publish();
                 self.code = Some(code);
             }
+            Action::Configured(config) => {
+                self.rebind(&config);
+                self.inbox.extend(self.hands.perform(Action::Configured(config)));
+            }
             action => self.inbox.extend(self.hands.perform(action)),
+        }
+    }
+
+    /// `[health] listen` and the token may have changed.
+    fn rebind(&mut self, config: &Config) {
+        let places = self.hands.places().clone();
+        let token = start::token(config, &places);
+        let rebound = token.and_then(|token| self.doors.rebind(config.listen, token, &self.handle));
+        if let Err(error) = rebound {
+            self.notice(format!("{error}; the health endpoint stays where it was"));
         }
     }
 
@@ -189,6 +238,7 @@ impl Daemon {
         match answer {
             Answer::Probed(event) => self.inbox.push_back(event),
             Answer::KillProbe(pid) => self.hands.kill_probe(pid),
+            Answer::Upgrade(step) => self.upgrade_step(step),
             Answer::Facts(facts) => {
                 self.publisher.take_facts(*facts);
                 self.stale = true;

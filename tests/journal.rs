@@ -19,6 +19,7 @@ use std::time::Duration;
 const LIMITS: Limits = Limits {
     max_size: 1024 * 1024,
     keep: 4,
+    most: Limits::MOST,
 };
 
 fn name(text: &str) -> Name {
@@ -103,6 +104,7 @@ async fn a_flood_is_kept_whole_across_rotation_and_the_last_lines_are_found() {
     let limits = Limits {
         max_size: 300_000,
         keep: 100,
+        most: Limits::MOST,
     };
     let journal = Journal::open(dir.path().to_owned(), limits).unwrap();
     let mut child = run(&journal, "dev", 1, "seq 1 300000");
@@ -144,7 +146,11 @@ async fn a_flood_is_kept_whole_across_rotation_and_the_last_lines_are_found() {
 #[tokio::test]
 async fn oldest_files_go_when_there_are_more_than_are_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { max_size: 10_000, keep: 2 };
+    let limits = Limits {
+        max_size: 10_000,
+        keep: 2,
+        most: Limits::MOST,
+    };
     let journal = Journal::open(dir.path().to_owned(), limits).unwrap();
     let mut child = run(&journal, "dev", 1, "seq 1 20000");
     child.wait().unwrap();
@@ -249,6 +255,7 @@ async fn a_follower_loses_nothing_across_rotation_and_resumes() {
     let limits = Limits {
         max_size: 50_000,
         keep: 1000,
+        most: Limits::MOST,
     };
     let journal = Journal::open(dir.path().to_owned(), limits).unwrap();
     let reader = journal.reader(Masker::default());
@@ -274,6 +281,7 @@ async fn pages_of_a_flood_are_whole() {
     let limits = Limits {
         max_size: 100_000,
         keep: 1000,
+        most: Limits::MOST,
     };
     let journal = Journal::open(dir.path().to_owned(), limits).unwrap();
     let reader = journal.reader(Masker::default());
@@ -328,6 +336,7 @@ async fn a_full_disk_blocks_no_child_and_is_told_afterwards() {
     let limits = Limits {
         max_size: 1 << 30,
         keep: 1,
+        most: Limits::MOST,
     };
     let journal = Journal::open(dir.path().join("logs"), limits).unwrap();
     let filler = dir.path().join("filler");
@@ -365,4 +374,43 @@ async fn a_full_disk_blocks_no_child_and_is_told_afterwards() {
     // A line of which a part was written counts on neither side.
     assert!((199_990..=200_010).contains(&(kept + lost.lines)), "{kept} kept, {lost:?}");
     assert!(lost.error.starts_with("No space left"), "{lost:?}");
+}
+
+#[tokio::test]
+async fn all_units_together_take_no_more_than_they_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let logs = dir.path().join("logs");
+    let limits = Limits {
+        max_size: 10_000,
+        keep: 1000,
+        most: 60_000,
+    };
+    let journal = Journal::open(logs.clone(), limits).unwrap();
+    for (unit, lines) in [("quiet", 30), ("loud", 300)] {
+        let script = format!("i=0; while [ $i -lt {lines} ]; do printf '%0999d\\n' $i; i=$((i+1)); done");
+        let mut child = run(&journal, unit, 1, &script);
+        child.wait().unwrap();
+        within(journal.finish(&name(unit), 1)).await;
+    }
+    within(journal.close()).await;
+    let size = |end: &str| -> u64 {
+        let files = std::fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap());
+        let files = files.filter(|file| file.file_name().to_string_lossy().contains(end));
+        files.map(|file| file.metadata().unwrap().len()).sum()
+    };
+    let all = size("log");
+    assert!((40_000..=80_000).contains(&all), "{all}");
+    let lines = Reader::new(logs.clone(), Masker::default()).read(&Query::default()).unwrap();
+    let last = |unit: &str| {
+        lines
+            .iter()
+            .filter(|line| line.unit == unit)
+            .last()
+            .map(|line| line.message.trim_start_matches('0').to_owned())
+    };
+    assert_eq!(last("loud").as_deref(), Some("299"));
+    assert!(
+        lines.iter().filter(|line| line.unit == "quiet").count() < 30,
+        "the oldest went first"
+    );
 }

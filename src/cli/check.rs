@@ -1,6 +1,6 @@
 //! `sandkeep check`.
 
-use super::{CliError, Global, out};
+use super::{CliError, Global, out, up};
 use crate::unit::{Diagnostics, Flags, Loaded, Paint, Source, load};
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -16,12 +16,18 @@ pub(super) struct Args {
     /// Print everything that it stands for, as TOML
     #[arg(long)]
     expanded: bool,
+    /// Say whether this program could take over the supervisor whose state is on standard input
+    #[arg(long, hide = true, exclusive = true)]
+    handover: bool,
     /// Print what was found as JSON
     #[arg(long, conflicts_with = "expanded")]
     json: bool,
 }
 
 pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
+    if args.handover {
+        return up::rehearse_stdin();
+    }
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();

@@ -1,6 +1,7 @@
 //! `sandkeep events`.
 
 use super::connect::block_on;
+use super::logs::AGAIN;
 use super::out::{self, BAD, BUSY, DIM, GOOD, paint};
 use super::{CliError, Global};
 use crate::control::document::UnitState;
@@ -29,14 +30,26 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     let lines = args.lines.or(args.follow.then_some(10));
     block_on(async {
         let mut events = client.events(lines, args.follow).await?;
-        while let Some(event) = events.next().await? {
-            if args.json {
-                out::print_json(&event)?;
-            } else {
-                out::print(&line(&event))?;
+        let mut last = None;
+        loop {
+            while let Some(event) = events.next().await? {
+                last = Some(event.id());
+                if args.json {
+                    out::print_json(&event)?;
+                } else {
+                    out::print(&line(&event))?;
+                }
+            }
+            if !args.follow {
+                return Ok(ExitCode::SUCCESS);
+            }
+            // The supervisor has ended, or it was upgraded: then its next image goes on from here.
+            tokio::time::sleep(AGAIN).await;
+            match client.events_after(last).await {
+                Ok(more) => events = more,
+                Err(_) => return Ok(ExitCode::SUCCESS),
             }
         }
-        Ok(ExitCode::SUCCESS)
     })
 }
 

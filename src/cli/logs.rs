@@ -62,6 +62,9 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// From the end of a stream that was followed to asking for the rest.
+pub(super) const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// Why lines were not shown.
 enum Failure {
     NoSupervisor(ClientError),
@@ -135,7 +138,8 @@ fn secret_names() -> Vec<String> {
 }
 
 async fn show(client: &Client, args: &Args) -> Result<(), Failure> {
-    let wanted = LinesWanted {
+    let begun = jiff::Timestamp::now();
+    let mut wanted = LinesWanted {
         units: args.units.clone(),
         lines: args.lines.or((args.follow && args.since.is_none()).then_some(10)),
         since: args.since.clone(),
@@ -145,10 +149,23 @@ async fn show(client: &Client, args: &Args) -> Result<(), Failure> {
     };
     let mut lines = client.logs(&wanted).await?;
     let mut printer = Printer::new(args);
-    while let Some(line) = lines.next().await? {
-        printer.print(&line).map_err(Failure::Other)?;
+    loop {
+        while let Some(line) = lines.next().await? {
+            printer.print(&line).map_err(Failure::Other)?;
+            wanted.cursor = Some(line.cursor);
+        }
+        if !args.follow {
+            return Ok(());
+        }
+        // The supervisor has ended, or it was upgraded: then its next image goes on from here.
+        tokio::time::sleep(AGAIN).await;
+        wanted.lines = None;
+        wanted.since = wanted.cursor.is_none().then(|| begun.to_string());
+        match client.logs(&wanted).await {
+            Ok(more) => lines = more,
+            Err(_) => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// How lines are shown.

@@ -13,6 +13,7 @@ mod man;
 #[cfg(feature = "agent")]
 mod mcp;
 mod out;
+mod replay;
 #[cfg(feature = "sandbox")]
 mod sandbox;
 mod schema;
@@ -93,8 +94,8 @@ enum Verb {
     Check(check::Args),
     /// Prints the configuration's JSON Schema
     Schema(schema::Args),
-    /// Executes a new binary in place
     Upgrade(upgrade::Args),
+    Replay(replay::Args),
     Completions(completions::Args),
     Man(man::Args),
     #[cfg(feature = "sync")]
@@ -195,6 +196,7 @@ fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Verb::Check(args) => check::run(args, &cli.global),
         Verb::Schema(args) => schema::run(args, &cli.global),
         Verb::Upgrade(args) => upgrade::run(args, &cli.global),
+        Verb::Replay(args) => replay::run(args, &cli.global),
         Verb::Completions(args) => completions::run(args, &cli.global),
         Verb::Man(args) => man::run(args, &cli.global),
         #[cfg(feature = "sync")]

@@ -8,8 +8,9 @@ use super::connect::block_on;
 use super::{CliError, Global, out};
 use crate::control::client::{Client, ClientError};
 use crate::control::{ReloadRequest, StatusDocument, params};
-use crate::daemon::Origin;
+use crate::daemon::{Handover, Origin};
 use crate::host::Environment;
+use crate::host::image::Descriptor;
 use crate::unit::{Flags, Loaded, Source, load};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +65,12 @@ pub(super) struct Args {
     /// Start without restoring; uploads are held
     #[arg(long)]
     pub skip_restore: bool,
+    /// Write down every event and decision; `sandkeep replay` runs them again
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Runs as the next image of a supervisor that is upgraded
+    #[arg(long, hide = true, value_name = "DESCRIPTORS")]
+    pub handover: Option<Handover>,
     /// Runs as the supervisor that --detach leaves behind
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -113,6 +120,9 @@ impl Action {
 }
 
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
+    if let Some(handover) = args.handover {
+        return foreground::take_over(handover, &args, global);
+    }
     let origin = args.origin()?;
     let variables = Environment::new(std::env::vars_os(), &[]).text();
     let loaded = match load(&origin.source, &origin.flags, &variables) {
@@ -131,6 +141,12 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
         return wait_until_ready(&client, action, &args, global);
     }
     foreground::run(&args, global, origin, loaded)
+}
+
+/// Says whether this program could take over the supervisor whose state is on standard input.
+pub(super) fn rehearse_stdin() -> Result<ExitCode, CliError> {
+    let state = Descriptor::parse("0").ok_or_else(|| CliError::failed("there is no standard input"))?;
+    foreground::rehearse(state)
 }
 
 /// Says on stderr what was found out, and warns.

@@ -37,6 +37,7 @@ fn table() -> Vec<(&'static str, Need, MethodRouter<DaemonHandle>)> {
         ("/v1/reload", Need::Word("configure"), post(supervisor::reload)),
         ("/v1/shutdown", Need::Word("down"), post(supervisor::shutdown)),
         ("/v1/upgrade", Need::Word("upgrade"), post(supervisor::upgrade)),
+        ("/v1/requests/{id}", Need::Word("wait"), get(supervisor::request)),
         ("/v1/sync/flush", Need::Word("sync:flush"), post(workers::sync_flush)),
         ("/v1/sync/pull", Need::Word("sync:pull"), post(workers::sync_pull)),
         (

@@ -5,11 +5,11 @@ use super::document::StatusDocument;
 use super::event_log::Event;
 use super::logs::LogLine;
 use super::problem::{Code, Problem};
-use super::routes::supervisor::{Down, Reloaded, Upgrading};
+use super::routes::supervisor::{Down, Reloaded, Upgraded};
 use super::routes::units::Done;
 use super::unix_http::{ExchangeError, exchange};
 use super::why::Why;
-use axum::http::{Method, Request, Response, header};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -158,8 +158,8 @@ impl Client {
         self.post(&format!("/v1/shutdown{budget}"), None::<&()>).await
     }
 
-    /// Executes another binary in place.
-    pub async fn upgrade(&self, binary: Option<&Path>, workers: bool) -> Result<Upgrading, ClientError> {
+    /// Executes another binary in place; answered by the new one.
+    pub async fn upgrade(&self, binary: Option<&Path>, workers: bool) -> Result<Upgraded, ClientError> {
         let binary = binary.map_or_else(String::new, |path| format!("&binary={}", encoded(&path.to_string_lossy())));
         self.post(&format!("/v1/upgrade?workers={workers}{binary}"), None::<&()>).await
     }
@@ -190,6 +190,12 @@ impl Client {
     pub async fn events(&self, lines: Option<usize>, follow: bool) -> Result<Stream<Event>, ClientError> {
         let lines = lines.map_or_else(String::new, |lines| format!("&lines={lines}"));
         self.stream(&format!("/v1/events?follow={follow}{lines}")).await
+    }
+
+    /// New transitions after the one of this id, for as long as the supervisor lives.
+    pub async fn events_after(&self, id: Option<u64>) -> Result<Stream<Event>, ClientError> {
+        let from = id.map_or_else(|| "lines=0".to_owned(), |id| format!("after={id}"));
+        self.stream(&format!("/v1/events?follow=true&{from}")).await
     }
 
     /// A GET whose answer is one document.
@@ -237,6 +243,11 @@ impl Client {
             return Ok(answer);
         }
         let status = answer.status();
+        let location = answer.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        if let (StatusCode::SEE_OTHER, Some(location)) = (status, location) {
+            // The supervisor is being upgraded: its next image answers.
+            return Box::pin(self.send(Method::GET, location, Bytes::new())).await;
+        }
         let text = text(answer).await?;
         match serde_json::from_slice(&text) {
             Ok(problem) => Err(ClientError::Problem(Box::new(problem))),

@@ -4,7 +4,7 @@ use super::event_log::EventReader;
 use super::logs::Logs;
 use super::snapshot::Snapshot;
 use super::why::PortHolder;
-use crate::supervisor::{Outcome, Pid, Verb};
+use crate::supervisor::{Outcome, Pid, RequestId, Verb};
 use crate::unit::Flags;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -21,16 +21,29 @@ pub type Mask = Arc<dyn Fn(&str) -> String + Send + Sync>;
 /// Tells which unit a process belongs to. An error means that it is not known: whoever asks is sent away.
 pub type UnitOf = Arc<dyn Fn(Pid) -> BoxFuture<'static, Result<Option<String>, AskError>> + Send + Sync>;
 
+/// What becomes of a question.
+#[derive(Debug)]
+enum Answered<T> {
+    Here(T),
+    /// The answer is to be had from the next image of the supervisor, under this number.
+    Moved(RequestId),
+}
+
 /// Where an answer goes. Sending to somebody who has left is no error.
 pub struct Reply<T> {
-    to: oneshot::Sender<T>,
+    to: oneshot::Sender<Answered<T>>,
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl<T> Reply<T> {
     /// Answers.
     pub fn send(self, answer: T) {
-        let _ = self.to.send(answer);
+        let _ = self.to.send(Answered::Here(answer));
+    }
+
+    /// Says that the answer is to be asked for again, as the request of this number, once the next image of the supervisor answers.
+    pub fn moved(self, request: RequestId) {
+        let _ = self.to.send(Answered::Moved(request));
     }
 
     /// Whether nobody waits any more.
@@ -42,6 +55,21 @@ impl<T> Reply<T> {
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reply")
+    }
+}
+
+/// An answer that is waited for.
+#[derive(Debug)]
+pub struct Waiting<T>(oneshot::Receiver<Answered<T>>);
+
+impl<T> Waiting<T> {
+    /// The answer.
+    pub async fn answer(self) -> Result<T, AskError> {
+        match self.0.await {
+            Ok(Answered::Here(answer)) => Ok(answer),
+            Ok(Answered::Moved(request)) => Err(AskError::Moved(request)),
+            Err(_) => Err(AskError::Gone),
+        }
     }
 }
 
@@ -135,9 +163,15 @@ pub enum Command {
         binary: Option<PathBuf>,
         /// Whether the workers are restarted afterwards.
         workers: bool,
-        /// `Err`: why it cannot be done; nothing has changed. On success the new image keeps the connection's socket open or drops
-        /// it: a client then asks `/v1/status` for the version.
-        reply: Reply<Result<(), String>>,
+        /// Why it cannot be done; nothing has changed. Where it goes on, the question is moved: the next image answers it.
+        reply: Reply<Outcome>,
+    },
+    /// What became of a request that an earlier image of the supervisor was asked.
+    Resume {
+        /// Its number.
+        request: RequestId,
+        /// `None`: there is no such request, or its outcome was not kept.
+        reply: Reply<Option<Outcome>>,
     },
 }
 
@@ -150,6 +184,9 @@ pub enum AskError {
     /// The daemon has gone away.
     #[error("the supervisor is shutting down")]
     Gone,
+    /// The supervisor is being upgraded: the next image knows the answer to the request of this number.
+    #[error("the supervisor is being upgraded: ask again for request {0}")]
+    Moved(RequestId),
 }
 
 /// What the doors need of the daemon. Cheap to clone.
@@ -167,6 +204,14 @@ pub struct DaemonHandle {
     pub runtime_dir: PathBuf,
     commands: mpsc::Sender<Command>,
     slots: Arc<Semaphore>,
+    doors: Arc<Doors>,
+}
+
+/// What the doors and the daemon know of each other.
+#[derive(Debug)]
+struct Doors {
+    closing: watch::Sender<bool>,
+    connections: watch::Sender<usize>,
 }
 
 impl fmt::Debug for DaemonHandle {
@@ -200,6 +245,10 @@ impl DaemonHandle {
             runtime_dir,
             commands,
             slots: Arc::new(Semaphore::new(Self::MAX_WAITING)),
+            doors: Arc::new(Doors {
+                closing: watch::Sender::new(false),
+                connections: watch::Sender::new(0),
+            }),
         };
         (handle, receiver)
     }
@@ -218,17 +267,17 @@ impl DaemonHandle {
     }
 
     /// Sends a command; the answer comes through the receiver.
-    pub async fn send<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<oneshot::Receiver<T>, AskError> {
+    pub async fn send<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<Waiting<T>, AskError> {
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| AskError::Busy)?;
         let (to, answer) = oneshot::channel();
         let reply = Reply { to, _slot: Some(slot) };
         self.commands.send(command(reply)).await.map_err(|_| AskError::Gone)?;
-        Ok(answer)
+        Ok(Waiting(answer))
     }
 
     /// Sends a command and waits for its answer.
     pub async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, AskError> {
-        self.send(command).await?.await.map_err(|_| AskError::Gone)
+        self.send(command).await?.answer().await
     }
 
     /// As `ask`, for what is answered at once: it takes no room.
@@ -236,7 +285,7 @@ impl DaemonHandle {
         let (to, answer) = oneshot::channel();
         let command = command(Reply { to, _slot: None });
         self.commands.send(command).await.map_err(|_| AskError::Gone)?;
-        answer.await.map_err(|_| AskError::Gone)
+        Waiting(answer).answer().await
     }
 
     /// The latest snapshot, with facts that are not old. Where they cannot be had in time, with those there are.
@@ -244,6 +293,28 @@ impl DaemonHandle {
         let refresh = self.ask(|reply| Command::Refresh { reply });
         let _ = tokio::time::timeout(Self::FRESH_WITHIN, refresh).await;
         self.snapshot()
+    }
+
+    /// Has every connection end: each after the answer that it is about to give, each stream at the end of a line.
+    pub fn close_connections(&self) {
+        self.doors.closing.send_replace(true);
+    }
+
+    /// Waits until connections are to end.
+    pub async fn closing(&self) {
+        // The sender is ours too.
+        let _ = self.doors.closing.subscribe().wait_for(|closing| *closing).await;
+    }
+
+    /// Waits until no connection is open.
+    pub async fn connections_closed(&self) {
+        let _ = self.doors.connections.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Counts a connection for as long as the value lives.
+    pub(super) fn connection(&self) -> Connection {
+        self.doors.connections.send_modify(|count| *count += 1);
+        Connection(Arc::clone(&self.doors))
     }
 
     /// Tells units' processes from others by asking the daemon.
@@ -259,5 +330,15 @@ impl DaemonHandle {
     pub async fn ping(&self, limit: Duration) -> bool {
         let asked = self.ask_at_once(|reply| Command::Ping { reply });
         matches!(tokio::time::timeout(limit, asked).await, Ok(Ok(())))
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub(super) struct Connection(Arc<Doors>);
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.0.connections.send_modify(|count| *count -= 1);
     }
 }

@@ -386,8 +386,11 @@ pub struct StatusDocument {
     pub config_hash: String,
     /// The supervisor's pid.
     pub pid: i32,
-    /// When the supervisor started.
+    /// When the supervisor started; an upgrade in place is no start.
     pub started_at: Time,
+    /// How the last upgrade in place went, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Upgrade>,
     /// When the sandbox ends.
     pub expires_at: Option<Time>,
     /// How the sandbox does as a whole.
@@ -412,6 +415,41 @@ pub struct StatusDocument {
     pub sync: SyncPart,
     /// The agent worker's part.
     pub agent: AgentPart,
+}
+
+/// An upgrade in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Upgrade {
+    /// When it ended.
+    pub at: Time,
+    /// The version before.
+    pub from: String,
+    /// The version after; where it was taken back, the one that did not come up.
+    pub to: String,
+    /// The binary's path.
+    pub binary: String,
+    /// The binary's SHA-256, hex.
+    pub sha256: String,
+    /// How many have succeeded since the supervisor started.
+    pub count: u64,
+    /// Why it was taken back; then the supervisor is what it was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Upgrade {
+    /// One at this time of which nothing is known yet.
+    pub fn begun(at: Time) -> Self {
+        Self {
+            at,
+            from: String::new(),
+            to: String::new(),
+            binary: String::new(),
+            sha256: String::new(),
+            count: 0,
+            error: None,
+        }
+    }
 }
 
 /// `GET /readyz`.

@@ -38,6 +38,9 @@ pub struct Limits {
     pub header_time: Duration,
 }
 
+/// How long a connection on which nothing was asked yet is kept when all are to end.
+const ABOUT_TO_ASK: Duration = Duration::from_millis(30);
+
 /// How many commands of units' processes may wait for their answer.
 const ROOM_FOR_UNITS: usize = 64;
 
@@ -68,21 +71,22 @@ pub fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
 /// Serves the Unix socket until it is dropped.
 pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: UnitOf, limits: Limits) {
     let for_units = api::router(daemon.with_room_for(ROOM_FOR_UNITS));
-    let router = api::router(daemon);
+    let router = api::router(daemon.clone());
     let slots = Slots::default();
     loop {
         let stream = accepted(listener.accept().await).await;
         let Some(stream) = stream else { continue };
+        let open = daemon.connection();
         let Some(who) = peer(&stream, &unit_of).await else { continue };
         let Some(slot) = slots.take(&who, limits) else {
             tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
             continue;
         };
         let router = if matches!(who, Who::Unit(_)) { &for_units } else { &router };
-        let connection = serve(stream, router.clone(), who, limits);
+        let connection = serve(stream, router.clone(), who, limits, daemon.clone());
         tokio::spawn(async move {
             connection.await;
-            drop(slot);
+            drop((slot, open));
         });
     }
 }
@@ -107,7 +111,7 @@ async fn peer(stream: &UnixStream, unit_of: &UnitOf) -> Option<Who> {
 
 /// Serves TCP until it is dropped.
 pub async fn serve_tcp(listener: TcpListener, daemon: DaemonHandle, token: Token, limits: Limits) {
-    let router = tcp_router(daemon, token);
+    let router = tcp_router(daemon.clone(), token);
     let slots = Slots::default();
     loop {
         let Some(stream) = accepted(listener.accept().await).await else {
@@ -118,10 +122,11 @@ pub async fn serve_tcp(listener: TcpListener, daemon: DaemonHandle, token: Token
             continue;
         };
         keep_alive(&stream);
-        let connection = serve(stream, router.clone(), Who::Anybody, limits);
+        let open = daemon.connection();
+        let connection = serve(stream, router.clone(), Who::Anybody, limits, daemon.clone());
         tokio::spawn(async move {
             connection.await;
-            drop(slot);
+            drop((slot, open));
         });
     }
 }
@@ -168,7 +173,7 @@ async fn accepted<S, A>(result: io::Result<(S, A)>) -> Option<S> {
     }
 }
 
-async fn serve<S>(stream: S, router: Router, who: Who, limits: Limits)
+async fn serve<S>(stream: S, router: Router, who: Who, limits: Limits, daemon: DaemonHandle)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -176,12 +181,24 @@ where
         request.extensions_mut().insert(who.clone());
         router.clone().oneshot(request.map(Body::new))
     });
-    let served = hyper::server::conn::http1::Builder::new()
+    let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let closing = async {
+        daemon.closing().await;
+        // Who has only just connected is about to ask.
+        tokio::time::sleep(ABOUT_TO_ASK).await;
+    };
+    let served = tokio::select! {
+        served = &mut connection => served,
+        () = closing => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
     if let Err(error) = served {
         tracing::debug!("a connection ended: {error}");
     }

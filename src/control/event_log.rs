@@ -95,6 +95,13 @@ impl Ring {
     }
 }
 
+/// What a log leaves to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedEvents {
+    first_id: u64,
+    events: Vec<Arc<Event>>,
+}
+
 /// The writing end, the daemon's.
 #[derive(Debug)]
 pub struct EventLog {
@@ -162,6 +169,27 @@ impl EventLog {
                 ring.first_id += 1;
             }
         });
+    }
+
+    /// What is kept, for the log of the next image.
+    pub fn hand_over(&self) -> HandedEvents {
+        let ring = self.ring.borrow();
+        HandedEvents {
+            first_id: ring.first_id,
+            events: ring.events.iter().cloned().collect(),
+        }
+    }
+
+    /// The log that goes on where an earlier one was: ids grow on.
+    pub fn inherit(handed: HandedEvents) -> Self {
+        let (ring, _) = watch::channel(Ring {
+            first_id: handed.first_id,
+            events: handed.events.into(),
+        });
+        Self {
+            ring,
+            capacity: Self::CAPACITY,
+        }
     }
 
     /// A reading end.

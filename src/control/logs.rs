@@ -53,8 +53,6 @@ pub struct LogPage {
     pub cursor: String,
     /// Whether there is more at once.
     pub more: bool,
-    /// Whether a line was held back that has no end yet: worth another look soon.
-    pub pending: bool,
 }
 
 /// Why logs could not be read.

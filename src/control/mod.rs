@@ -27,12 +27,12 @@ pub mod unix_http;
 pub mod why;
 
 pub use access::Who;
-pub use daemon_handle::{AskError, Command, DaemonHandle, Mask, ReloadReply, ReloadRequest, Reply, UnitOf};
+pub use daemon_handle::{AskError, Command, DaemonHandle, Mask, ReloadReply, ReloadRequest, Reply, UnitOf, Waiting};
 pub use document::{StatusDocument, Time, UnitStatus};
 pub use event_log::{Event, EventLog, EventReader};
 pub use logs::{LogLine, LogPage, LogQuery, Logs, ReadLogsError};
 pub use problem::Problem;
-pub use routes::supervisor::{Down, Reloaded, Upgrading};
+pub use routes::supervisor::{Down, Reloaded, Upgraded};
 pub use routes::units::Done;
 pub use snapshot::{Goal, Phase, Snapshot, UnitSnapshot};
 pub use why::Why;

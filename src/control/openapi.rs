@@ -32,6 +32,7 @@ use utoipa::{Modify, OpenApi};
         supervisor::reload,
         supervisor::shutdown,
         supervisor::upgrade,
+        supervisor::request,
         workers::sync_flush,
         workers::sync_pull,
         workers::agent_ask,

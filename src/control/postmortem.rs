@@ -5,7 +5,7 @@
 use super::answer::masked;
 use super::daemon_handle::DaemonHandle;
 use super::document::{Time, UnitState};
-use super::event_log::Event;
+use super::event_log::{Event, Position};
 use super::logs::LogQuery;
 use super::routes::units::explain;
 use super::snapshot::{Phase, Snapshot};
@@ -35,9 +35,14 @@ struct Postmortem {
 /// Writes into this directory for as long as the daemon lives: `<unit>.failed-<time>.json` for each failure, the latest five of a unit,
 /// and `drain.json`, an array of all units, when the sandbox begins to drain.
 pub async fn keep(directory: PathBuf, daemon: DaemonHandle) {
+    let position = daemon.events.oldest();
+    keep_from(position, directory, daemon).await;
+}
+
+/// The same for what happens from this position on.
+pub async fn keep_from(mut position: Position, directory: PathBuf, daemon: DaemonHandle) {
     let mut events = daemon.events.clone();
     let mut snapshots = daemon.snapshot.clone();
-    let mut position = events.oldest();
     let mut drained = false;
     loop {
         tokio::select! {

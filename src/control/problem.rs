@@ -43,6 +43,8 @@ pub enum Code {
     Stopping,
     /// The supervisor's loop does not turn.
     NotAlive,
+    /// The supervisor is being upgraded: the answer is to be had at `location`.
+    Moved,
     /// The worker is not there or does not answer.
     WorkerUnavailable,
     /// The logs could not be read.
@@ -67,6 +69,7 @@ impl Code {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Busy | Self::Stopping | Self::NotAlive | Self::WorkerUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::LogsUnreadable | Self::Unknown => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Moved => StatusCode::SEE_OTHER,
         }
     }
 
@@ -88,6 +91,7 @@ impl Code {
             Self::Stopping => "shutting down",
             Self::NotAlive => "the supervisor does not answer",
             Self::WorkerUnavailable => "worker unavailable",
+            Self::Moved => "being upgraded",
             Self::LogsUnreadable => "logs unreadable",
             Self::Unknown => "unknown",
         }
@@ -114,6 +118,10 @@ pub struct Problem {
     /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// Where the answer is to be had, also the header `Location`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub location: Option<Box<str>>,
     /// Which units did not get there, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub units: BTreeMap<String, String>,
@@ -131,6 +139,7 @@ impl Problem {
             detail: detail.into(),
             code,
             hint: None,
+            location: None,
             units: BTreeMap::new(),
         }
     }
@@ -138,6 +147,12 @@ impl Problem {
     /// Adds what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// What is asked for, where the answer is to be had elsewhere: the query of that address.
+    pub(super) fn then(mut self, query: &str) -> Self {
+        self.location = self.location.map(|location| format!("{location}?{query}").into());
         self
     }
 
@@ -159,6 +174,10 @@ impl IntoResponse for Problem {
             let challenge = axum::http::HeaderValue::from_static("Bearer realm=\"sandkeep\"");
             response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, challenge);
         }
+        let location = self.location.and_then(|location| axum::http::HeaderValue::from_str(&location).ok());
+        if let Some(location) = location {
+            response.headers_mut().insert(axum::http::header::LOCATION, location);
+        }
         response
     }
 }
@@ -168,8 +187,13 @@ impl From<AskError> for Problem {
         let code = match error {
             AskError::Busy => Code::Busy,
             AskError::Gone => Code::Stopping,
+            AskError::Moved(_) => Code::Moved,
         };
-        Self::new(code, error.to_string())
+        let mut problem = Self::new(code, error.to_string());
+        if let AskError::Moved(request) = error {
+            problem.location = Some(format!("/v1/requests/{request}").into());
+        }
+        problem
     }
 }
 

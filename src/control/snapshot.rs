@@ -4,7 +4,7 @@
 
 use super::document::{
     AgentPart, BoxFacts, Capabilities, Healthz, HealthzUnit, Preview, Readiness, Readyz, SecretIsolation, Status, StatusDocument, SyncPart,
-    Time, UnitState, UnitStatus,
+    Time, UnitState, UnitStatus, Upgrade,
 };
 use super::why::ProbeAnswer;
 use std::collections::BTreeMap;
@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub pid: i32,
     /// When it started.
     pub started_at: Time,
+    /// How the last upgrade in place went.
+    pub upgrade: Option<Upgrade>,
     /// When the sandbox ends.
     pub expires_at: Option<Time>,
     /// Whether it comes up or goes down.
@@ -102,6 +104,7 @@ impl Snapshot {
             config_hash: String::new(),
             pid,
             started_at,
+            upgrade: None,
             expires_at: None,
             phase: Phase::Running,
             capabilities: Capabilities::default(),
@@ -167,6 +170,7 @@ impl Snapshot {
             config_hash,
             pid,
             started_at,
+            upgrade,
             expires_at,
             phase: _,
             capabilities,
@@ -188,6 +192,7 @@ impl Snapshot {
             config_hash: config_hash.clone(),
             pid: *pid,
             started_at: *started_at,
+            upgrade: upgrade.clone(),
             expires_at: *expires_at,
             status: self.status(),
             ready: self.ready(),

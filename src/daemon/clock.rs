@@ -4,6 +4,7 @@
 //! clock is set: each such jump begins a new pair of bases, so that what happened before keeps the time it had.
 
 use crate::control::Time;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A smaller difference between the clocks is drift, not a pause.
@@ -30,6 +31,10 @@ impl Moment {
     }
 }
 
+/// What passes from one image to the next: (nanoseconds from the moment of the handover, wall clock, time since boot).
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct HandedClock(Vec<(i64, Duration, Duration)>);
+
 /// Turns instants into times of the wall clock.
 #[derive(Debug)]
 pub(super) struct Clock {
@@ -43,6 +48,42 @@ impl Clock {
         Self {
             bases: vec![now],
             last: now,
+        }
+    }
+
+    /// The bases, relative to a moment, for the clock of the next image: times are told as before.
+    pub(super) fn hand_over(&self, moment: Instant) -> HandedClock {
+        let base = |base: &Moment| {
+            let after = base.monotonic.saturating_duration_since(moment).as_nanos();
+            let before = moment.saturating_duration_since(base.monotonic).as_nanos();
+            let offset = i64::try_from(after).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
+            (offset, base.wall, base.boot)
+        };
+        HandedClock(self.bases.iter().map(base).collect())
+    }
+
+    /// The clock that goes on with these.
+    pub(super) fn inherit(handed: HandedClock, moment: Instant) -> Self {
+        let base = |(offset, wall, boot): (i64, Duration, Duration)| {
+            let span = Duration::from_nanos(offset.unsigned_abs());
+            let at = if offset < 0 {
+                moment.checked_sub(span)
+            } else {
+                moment.checked_add(span)
+            };
+            Some(Moment {
+                monotonic: at?,
+                wall,
+                boot,
+            })
+        };
+        let bases: Vec<Moment> = handed.0.into_iter().filter_map(base).collect();
+        if bases.is_empty() {
+            return Self::new();
+        }
+        Self {
+            bases,
+            last: Moment::now(),
         }
     }
 
@@ -110,6 +151,27 @@ mod tests {
         assert_eq!(clock.time(start + Duration::from_secs(5)).0.as_second(), 1005);
         assert_eq!(clock.time(resumed + Duration::from_secs(5)).0.as_second(), 30_005);
         assert_eq!(clock.time(start - Duration::from_secs(1)).0.as_second(), 999);
+    }
+
+    #[test]
+    fn the_next_image_tells_the_same_times() {
+        let moment = Instant::now();
+        let before = moment - Duration::from_secs(7);
+        let clock = Clock {
+            bases: vec![Moment {
+                monotonic: before,
+                ..moment_at(1000)
+            }],
+            last: Moment::now(),
+        };
+        let text = serde_json::to_string(&clock.hand_over(moment)).unwrap();
+        let next = Clock::inherit(serde_json::from_str(&text).unwrap(), moment);
+        assert_eq!(next.time(before + Duration::from_secs(3)).0.as_second(), 1003);
+        assert_eq!(Clock::inherit(HandedClock::default(), moment).bases.len(), 1);
+    }
+
+    fn moment_at(wall: u64) -> Moment {
+        moment(Instant::now(), wall, 0)
     }
 
     #[test]

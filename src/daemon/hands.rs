@@ -2,20 +2,27 @@
 
 use super::clock::Clock;
 use super::facts;
+use super::handover::{HandedHands, HandoverError};
 use super::isolation::Isolation;
+use super::probes::Helper;
 use super::probes::{Answer, Probes};
 use super::publish::Publisher;
 use super::requests::Origin;
 use crate::control::Reply;
 use crate::control::why::PortHolder;
-use crate::host::journal::{Journal, Limits};
+use crate::host::HandedHost;
+use crate::host::image::Kept;
+use crate::host::journal::{Handed, Journal, Limits};
 use crate::host::preview::Watcher;
+use crate::host::runtime_dir::Places;
 use crate::host::{Host, Spawn};
 use crate::supervisor::event::Notice;
 use crate::supervisor::{Action, Event, Invocation, Pid, Stage, StartError, Supervisor, Transition};
 use crate::unit::{Config, Main, Name, Unit, WorkerConfig};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -74,6 +81,97 @@ impl Hands {
             retrying: BTreeSet::new(),
             watcher: Some(Watcher::default()),
         }
+    }
+
+    /// The hands that go on with what those of an earlier image held.
+    pub(super) fn inherit(&mut self, handed: &mut HandedHands) -> Result<(), HandoverError> {
+        for (name, invocation, unit) in handed.running()? {
+            self.running.insert((name, invocation), Arc::new(unit));
+        }
+        self.retrying = std::mem::take(&mut handed.retrying);
+        let config = Arc::clone(&self.config);
+        // A unit that the configuration does not name any more is known by what it was started from.
+        let running: Vec<_> = self
+            .running
+            .iter()
+            .map(|((name, _), unit)| (name.clone(), Arc::clone(unit)))
+            .collect();
+        self.units.extend(running);
+        self.configured(config);
+        self.host.retry_on_change(&self.retrying);
+        Ok(())
+    }
+
+    /// It is certain that this image stays: reads the pipes, and owns the processes.
+    pub(super) fn stay(&mut self, pipes: Vec<Handed>, next_source: u32) {
+        self.host.stay();
+        self.journal.adopt(pipes, next_source);
+        for ((_, invocation), unit) in &self.running {
+            self.probes.watch_log(&self.journal, unit, *invocation);
+        }
+    }
+
+    pub(super) fn hand_over(&self) -> HandedHands {
+        let running = self.running.iter().map(|((name, invocation), unit)| {
+            let unit = serde_json::to_value(&**unit).unwrap_or_default();
+            (name.clone(), *invocation, unit)
+        });
+        HandedHands {
+            origin: self.origin.clone(),
+            running: running.collect(),
+            retrying: self.retrying.clone(),
+        }
+    }
+
+    pub(super) fn hand_over_host(&self, kept: &mut Kept) -> HandedHost {
+        self.host.hand_over(kept)
+    }
+
+    /// Ends what probes and we ourselves started.
+    pub(super) fn give_up_commands(&mut self) {
+        self.host.give_up_commands();
+    }
+
+    /// The last that is asked of the journal.
+    pub(super) async fn stop_reading(&self) -> Vec<Handed> {
+        self.journal.hand_over().await
+    }
+
+    pub(super) fn next_source(&self) -> u32 {
+        self.journal.next_source()
+    }
+
+    /// Starts a command of our own.
+    pub(super) fn help(&mut self, command: &[OsString], input: BorrowedFd<'_>) -> Result<Helper, String> {
+        super::probes::help(&mut self.host, &self.answers, command, input)
+    }
+
+    pub(super) fn answers(&self) -> mpsc::UnboundedSender<Answer> {
+        self.answers.clone()
+    }
+
+    pub(super) fn places(&self) -> &Places {
+        self.host.places()
+    }
+
+    /// This program, which workers execute in another role.
+    pub(super) fn binary(&self) -> &Path {
+        self.host.binary()
+    }
+
+    /// What the supervisor was given, secrets too.
+    pub(super) fn environment(&self) -> Vec<(OsString, OsString)> {
+        self.host.environment().all()
+    }
+
+    /// The same without secrets: what another image may show in `/proc/PID/environ`.
+    pub(super) fn environment_for_ourselves(&self) -> Vec<(OsString, OsString)> {
+        self.host.environment().without_secrets()
+    }
+
+    /// Says on stderr what can be said nowhere else.
+    pub(super) fn complain(&self, text: &str) {
+        tracing::error!("{text}");
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -212,6 +310,7 @@ impl Hands {
         self.journal.limit(Limits {
             max_size: config.journal_max_size,
             keep: config.journal_keep,
+            most: Limits::MOST,
         });
         for unit in &config.units {
             let known = self.units.get(&unit.name).is_some_and(|known| known.limits == unit.limits);

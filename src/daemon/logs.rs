@@ -6,9 +6,6 @@ use crate::unit::Name;
 use std::io;
 use tokio::sync::watch;
 
-/// For how long a line without an end is held back from those who follow.
-const UNENDED: jiff::SignedDuration = jiff::SignedDuration::from_millis(500);
-
 /// The journal as the doors read it.
 #[derive(Debug)]
 pub struct JournalLogs {
@@ -32,6 +29,15 @@ impl Logs for JournalLogs {
         let wanted = wanted(query)?;
         if let Some(name) = missing(&self.reader, &wanted, &query.known).map_err(failed)? {
             return Err(ReadLogsError::NoSuchUnit(name));
+        }
+        if query.follow {
+            // Who follows gets a line without an end once it has been waited for long enough.
+            let page = self.reader.page(&wanted, query.limit).map_err(failed)?;
+            return Ok(LogPage {
+                cursor: page.cursor.as_str().to_owned(),
+                lines: page.lines.into_iter().map(shown).collect(),
+                more: page.more,
+            });
         }
         let lines = self.reader.lines(&wanted).map_err(failed)?;
         page(lines, query).map_err(failed)
@@ -79,19 +85,19 @@ fn page(lines: impl Iterator<Item = io::Result<Line>>, query: &LogQuery) -> io::
             page.more = true;
             break;
         }
-        if query.follow && line.partial && jiff::Timestamp::now().duration_since(line.time) < UNENDED {
-            page.pending = true;
-            break;
-        }
         line.cursor.as_str().clone_into(&mut page.cursor);
-        page.lines.push(LogLine {
-            unit: line.unit,
-            at: Time(line.time),
-            stream: line.stream.as_str().to_owned(),
-            invocation: line.invocation,
-            text: line.message,
-            cursor: line.cursor.as_str().to_owned(),
-        });
+        page.lines.push(shown(line));
     }
     Ok(page)
+}
+
+fn shown(line: Line) -> LogLine {
+    LogLine {
+        unit: line.unit,
+        at: Time(line.time),
+        stream: line.stream.as_str().to_owned(),
+        invocation: line.invocation,
+        text: line.message,
+        cursor: line.cursor.as_str().to_owned(),
+    }
 }

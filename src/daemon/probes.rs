@@ -5,10 +5,12 @@ use super::isolation::Finding;
 use crate::host::journal::{Journal, LogMatch};
 use crate::host::probe::{self, Check, ExecAnswer, ExecFuture};
 use crate::host::{Host, ProbeChild};
-use crate::supervisor::{Event, Invocation, Pid, ProbeResult};
+use crate::supervisor::{Event, ExitStatus, Invocation, Pid, ProbeResult};
 use crate::unit::{Command, Name, ProbeCheck, ProbeKind, Unit};
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
@@ -22,6 +24,8 @@ const TAIL: usize = 4096;
 pub(super) enum Answer {
     /// A probe answered.
     Probed(Event),
+    /// A step of an upgrade is over.
+    Upgrade(super::upgrade::Step),
     /// A probe's command was given up.
     KillProbe(Pid),
     /// Ports and memory were looked at.
@@ -129,7 +133,34 @@ fn start(host: &mut Host, unit: &Unit, invocation: Invocation, command: &Command
     Ok((child, output))
 }
 
-async fn finish(child: ProbeChild, mut output: Receiver, _guard: KillOnDrop) -> Result<ExecAnswer, String> {
+/// A command of our own that runs: how it ended and the last that it said.
+pub(super) type Helper = Pin<Box<dyn Future<Output = Result<(ExitStatus, Vec<u8>), String>> + Send>>;
+
+/// Starts a command of our own.
+pub(super) fn help(
+    host: &mut Host,
+    answers: &mpsc::UnboundedSender<Answer>,
+    command: &[OsString],
+    input: BorrowedFd<'_>,
+) -> Result<Helper, String> {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|error| format!("making a pipe: {error}"))?;
+    let output = Receiver::from_owned_fd(read).map_err(|error| format!("reading its output: {error}"))?;
+    let child = host.spawn_helper(command, input, write.as_fd()).map_err(|error| error.message)?;
+    let guard = KillOnDrop {
+        pid: child.pid,
+        answers: answers.clone(),
+    };
+    Ok(Box::pin(collect(child, output, guard)))
+}
+
+async fn finish(child: ProbeChild, output: Receiver, guard: KillOnDrop) -> Result<ExecAnswer, String> {
+    let (status, tail) = collect(child, output, guard).await?;
+    let text = String::from_utf8_lossy(&tail);
+    let last_line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
+    Ok(ExecAnswer { status, last_line })
+}
+
+async fn collect(child: ProbeChild, mut output: Receiver, _guard: KillOnDrop) -> Result<(ExitStatus, Vec<u8>), String> {
     let mut exit = child.exit;
     let mut tail = Vec::new();
     let mut buffer = [0; TAIL];
@@ -143,13 +174,12 @@ async fn finish(child: ProbeChild, mut output: Receiver, _guard: KillOnDrop) -> 
             },
         }
     };
-    while let Ok(length @ 1..) = output.try_read(&mut buffer) {
+    // Straight from the pipe: nobody may have told the runtime yet that there is something in it.
+    while let Ok(length @ 1..) = nix::unistd::read(&output, &mut buffer) {
         keep_tail(&mut tail, &buffer[..length]);
     }
-    let text = String::from_utf8_lossy(&tail);
-    let last_line = text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
     let status = status.map_err(|_| "its end was not seen".to_owned())?;
-    Ok(ExecAnswer { status, last_line })
+    Ok((status, tail))
 }
 
 fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {

@@ -3,12 +3,13 @@
 use super::clock::Clock;
 use super::facts::Facts;
 use super::isolation::Finding;
-use crate::control::document::{self, AgentPart, Capabilities, LastExit, SyncPart};
+use crate::control::document::{self, AgentPart, Capabilities, LastExit, SyncPart, Upgrade};
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
 use crate::supervisor::{self, ProbeResult, Supervisor};
 use crate::unit::{Config, Main, Name, ProbeCheck, ProbeKind, Service, Unit};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -44,6 +45,16 @@ impl Parts {
     }
 }
 
+/// What one publisher leaves to the next.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct HandedPublisher {
+    pub(super) started_at: Option<Time>,
+    sync: Option<SyncPart>,
+    agent: Option<AgentPart>,
+    probed: Vec<(Name, ProbeKind, Time, ProbeResult)>,
+}
+
 /// The one writer of the snapshot.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -54,6 +65,8 @@ pub(super) struct Publisher {
     facts: Facts,
     pub(super) preview: document::Preview,
     pub(super) isolation: Finding,
+    /// How the last upgrade in place went.
+    pub(super) upgrade: Option<Upgrade>,
     /// The last answer of each probe, which says more than its verdict when the unit has failed.
     probed: BTreeMap<(Name, ProbeKind), (Time, ProbeResult)>,
 }
@@ -70,9 +83,44 @@ impl Publisher {
             facts: Facts::default(),
             preview: document::Preview::default(),
             isolation: Finding::default(),
+            upgrade: None,
             probed: BTreeMap::new(),
         };
         (publisher, receiver)
+    }
+
+    /// What the next image has to know.
+    pub(super) fn hand_over(&self) -> HandedPublisher {
+        let probed = self
+            .probed
+            .iter()
+            .map(|((unit, kind), (at, result))| (unit.clone(), *kind, *at, result.clone()));
+        HandedPublisher {
+            started_at: Some(self.identity.started_at),
+            sync: Some(self.parts.sync.clone()),
+            agent: Some(self.parts.agent.clone()),
+            probed: probed.collect(),
+        }
+    }
+
+    /// Goes on with what an earlier image knew.
+    pub(super) fn inherit(&mut self, handed: HandedPublisher) {
+        let HandedPublisher {
+            started_at,
+            sync,
+            agent,
+            probed,
+        } = handed;
+        self.identity.started_at = started_at.unwrap_or(self.identity.started_at);
+        self.parts.sync = sync.unwrap_or_default();
+        self.parts.agent = agent.unwrap_or_default();
+        let probed = probed.into_iter().map(|(unit, kind, at, result)| ((unit, kind), (at, result)));
+        self.probed = probed.collect();
+    }
+
+    /// How many upgrades have succeeded.
+    pub(super) fn upgrades(&self) -> u64 {
+        self.upgrade.as_ref().map_or(0, |upgrade| upgrade.count)
     }
 
     /// Notes what a probe answered.
@@ -169,6 +217,7 @@ impl Publisher {
             config_hash: status.config_hash.clone(),
             pid: *pid,
             started_at: *started_at,
+            upgrade: self.upgrade.clone(),
             expires_at: config.expires_at.and_then(|at| jiff::Timestamp::from_second(at).ok()).map(Time),
             phase: if status.stopping { Phase::Stopping } else { Phase::Running },
             capabilities: capabilities.clone(),

@@ -4,9 +4,11 @@ use super::Daemon;
 use crate::control::{Command, ReloadReply, ReloadRequest, Reply};
 use crate::supervisor::{Event, Outcome, Request, RequestId};
 use crate::unit::{Flags, Source, load};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Who waits for what came of a request.
 #[derive(Debug)]
@@ -21,28 +23,110 @@ pub(super) enum Waiting {
         changed: bool,
         hash: String,
     },
+    /// Whoever was sent to the next image of the supervisor, and has not come yet.
+    Moved,
+    /// For the outcome of a request that was moved.
+    Resumed(Reply<Option<Outcome>>),
+    /// We ourselves, for a worker to be restarted.
+    Worker,
 }
+
+/// How long the outcome of a request that was moved is kept for who comes for it.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// The requests under way.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     last: RequestId,
     waiting: BTreeMap<RequestId, Waiting>,
+    /// Of requests that were moved, until somebody comes for it.
+    outcomes: BTreeMap<RequestId, (Outcome, Instant)>,
     refresh: Vec<Reply<()>>,
+    /// The number of who waits for the upgrade that goes on; 0 = nobody.
+    pub(super) upgrade: RequestId,
+    /// Everything that is asked is moved.
+    moving: bool,
+}
+
+/// What the next image has to know of requests.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct HandedRequests {
+    last: RequestId,
+    /// Those that somebody will come for.
+    #[serde(default)]
+    moved: Vec<RequestId>,
+    /// Outcomes that are known already.
+    #[serde(default)]
+    outcomes: Vec<(RequestId, Outcome)>,
 }
 
 impl Requests {
     fn register(&mut self, waiting: Waiting) -> RequestId {
         self.last += 1;
+        let waiting = if self.moving { moved(waiting, self.last) } else { waiting };
         self.waiting.insert(self.last, waiting);
         self.last
     }
 
-    /// Passes an outcome on to who waits for it.
-    pub(super) fn reply(&mut self, request: RequestId, outcome: Outcome) {
+    /// Numbers a request that is moved.
+    pub(super) fn register_moved(&mut self) -> RequestId {
+        self.register(Waiting::Moved)
+    }
+
+    /// Numbers a request of our own for a worker.
+    pub(super) fn register_worker(&mut self) -> RequestId {
+        self.register(Waiting::Worker)
+    }
+
+    /// Sends everyone who waits to the next image, and whoever asks from here on.
+    pub(super) fn move_all(&mut self) {
+        self.moving = true;
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        self.waiting = waiting.map(|(id, waiting)| (id, moved(waiting, id))).collect();
+    }
+
+    pub(super) fn hand_over(&self) -> HandedRequests {
+        let moved = self.waiting.iter().filter(|(_, waiting)| matches!(waiting, Waiting::Moved));
+        HandedRequests {
+            last: self.last,
+            moved: moved.map(|(id, _)| *id).collect(),
+            outcomes: self.outcomes.iter().map(|(id, (outcome, _))| (*id, outcome.clone())).collect(),
+        }
+    }
+
+    pub(super) fn inherit(handed: HandedRequests) -> Self {
+        let now = Instant::now();
+        Self {
+            last: handed.last,
+            waiting: handed.moved.into_iter().map(|id| (id, Waiting::Moved)).collect(),
+            outcomes: handed.outcomes.into_iter().map(|(id, outcome)| (id, (outcome, now))).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Somebody comes for the outcome of a request that was moved.
+    fn resume(&mut self, request: RequestId, reply: Reply<Option<Outcome>>) {
+        if let Some((outcome, _)) = self.outcomes.remove(&request) {
+            return reply.send(Some(outcome));
+        }
+        match self.waiting.get_mut(&request) {
+            Some(waiting @ (Waiting::Moved | Waiting::Resumed(_))) => *waiting = Waiting::Resumed(reply),
+            Some(_) | None => reply.send(None),
+        }
+    }
+
+    /// Passes an outcome on to who waits for it. `true` when it is that of a worker's restart.
+    pub(super) fn reply(&mut self, request: RequestId, outcome: Outcome) -> bool {
         match self.waiting.remove(&request) {
             None | Some(Waiting::Nobody) => {}
+            Some(Waiting::Worker) => return true,
             Some(Waiting::Outcome(reply)) => reply.send(outcome),
+            Some(Waiting::Resumed(reply)) => reply.send(Some(outcome)),
+            Some(Waiting::Moved) => {
+                let now = Instant::now();
+                self.outcomes.retain(|_, (_, since)| now.duration_since(*since) < KEPT);
+                self.outcomes.insert(request, (outcome, now));
+            }
             Some(Waiting::Reload { reply, changed, hash }) => reply.send(match outcome {
                 Outcome::Refused(why) => ReloadReply::Refused(why),
                 Outcome::Done | Outcome::Failed(_) | Outcome::NoSuchUnit(_) | Outcome::Cancelled(_) => ReloadReply::Applied {
@@ -51,6 +135,13 @@ impl Requests {
                 },
             }),
         }
+        false
+    }
+
+    /// Answers whoever waits for the upgrade.
+    pub(super) fn upgrade_over(&mut self, outcome: Outcome) {
+        let request = std::mem::take(&mut self.upgrade);
+        self.reply(request, outcome);
     }
 
     /// The facts are new.
@@ -61,13 +152,35 @@ impl Requests {
     }
 }
 
+/// Sends who waits to the next image.
+fn moved(waiting: Waiting, request: RequestId) -> Waiting {
+    match waiting {
+        Waiting::Nobody | Waiting::Worker => return waiting,
+        Waiting::Moved => {}
+        Waiting::Outcome(reply) => reply.moved(request),
+        Waiting::Reload { reply, .. } => reply.moved(request),
+        Waiting::Resumed(reply) => reply.moved(request),
+    }
+    Waiting::Moved
+}
+
 /// Where the configuration came from, to read it again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Origin {
     /// The file, or the directory that was looked into.
     pub source: Source,
     /// The flags of the last `up`.
+    #[serde(deserialize_with = "known_flags")]
     pub flags: Flags,
+}
+
+/// The flags that this version knows.
+fn known_flags<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Flags, D::Error> {
+    use serde::de::Error;
+    let mut flags = serde_json::Map::deserialize(deserializer)?;
+    let known = serde_json::to_value(Flags::default()).map_err(D::Error::custom)?;
+    flags.retain(|name, _| known.get(name).is_some());
+    serde_json::from_value(flags.into()).map_err(D::Error::custom)
 }
 
 impl Daemon {
@@ -100,7 +213,8 @@ impl Daemon {
                 self.inbox.push_back(Event::Shutdown { request, budget });
             }
             Command::PortHolders { unit, reply } => self.hands.port_holders(&unit, reply),
-            Command::Upgrade { reply, .. } => reply.send(Err("this build cannot be upgraded in place yet".to_owned())),
+            Command::Upgrade { binary, workers, reply } => self.upgrade(binary, workers, reply),
+            Command::Resume { request, reply } => self.requests.resume(request, reply),
         }
     }
 

@@ -53,6 +53,15 @@ impl Signals {
         })
     }
 
+    /// Sends what has come and was not told yet to this process again: held, it waits for the next image.
+    pub(super) fn give_back(&self) {
+        for ((signal, _), (flag, _)) in SIGNALS.iter().zip(&self.flags) {
+            if flag.swap(false, Ordering::SeqCst) {
+                crate::host::image::send_to_ourselves(*signal);
+            }
+        }
+    }
+
     /// Waits for the next. Cancel safe.
     pub(super) async fn next(&mut self) -> Asked {
         loop {

@@ -1,12 +1,14 @@
 //! From nothing to a turning loop, and from there to nothing.
 
 use super::clock::Clock;
+use super::doors::Doors;
 use super::hands::{Hands, default_budget};
 use super::publish::{self, Identity, Publisher};
+use super::recorder::Recorder;
 use super::requests::{Origin, Requests};
 use super::signals::Signals;
 use super::{Daemon, JournalLogs, PACE, Sources};
-use crate::control::doors::{self, Limits as DoorLimits};
+use crate::control::doors;
 use crate::control::token::Token;
 use crate::control::{DaemonHandle, EventLog, Mask, deadline, postmortem, report};
 use crate::host::journal::{Journal, Limits};
@@ -17,11 +19,13 @@ use crate::sd_notify;
 use crate::supervisor::{Event, Supervisor};
 use crate::unit::Config;
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 /// How long survivors of an earlier supervisor get between SIGTERM and SIGKILL.
 const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
@@ -43,6 +47,10 @@ pub struct Settings {
     pub origin: Origin,
     /// This program.
     pub binary: PathBuf,
+    /// The words with which another image of it takes over, without the handover itself.
+    pub arguments: Vec<OsString>,
+    /// Where to write down what the core is given and answers.
+    pub record: Option<PathBuf>,
 }
 
 /// Why a supervisor did not start. Nothing has been started then.
@@ -80,7 +88,7 @@ impl DaemonError {
     }
 }
 
-fn starting<E: std::fmt::Display>(act: &str) -> impl FnOnce(E) -> DaemonError {
+pub(super) fn starting<E: std::fmt::Display>(act: &str) -> impl FnOnce(E) -> DaemonError {
     move |why| DaemonError::Start {
         act: act.to_owned(),
         why: why.to_string(),
@@ -89,81 +97,66 @@ fn starting<E: std::fmt::Display>(act: &str) -> impl FnOnce(E) -> DaemonError {
 
 /// Runs a supervisor on this thread until it has halted; its exit code. `attach` is called once everything can be read and asked.
 pub fn run(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Result<u8, DaemonError> {
+    let runtime = runtime()?;
+    let (daemon, sources, handle) = runtime.block_on(begin(settings))?;
+    let life = Life {
+        runtime,
+        daemon,
+        sources,
+        handle,
+    };
+    Ok(life.live(attach))
+}
+
+/// One thread: parent-death signals, the order of events and the exec of an upgrade hang on it.
+pub(super) fn runtime() -> Result<Runtime, DaemonError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build();
-    let runtime = runtime.map_err(starting("starting the runtime"))?;
-    let code = runtime.block_on(supervise(settings, attach));
-    runtime.shutdown_timeout(LAST_ANSWERS);
-    crate::host::power_off_as_init();
-    code
+    runtime.map_err(starting("starting the runtime"))
 }
 
-async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Result<u8, DaemonError> {
-    let Settings {
-        places,
-        lock: _lock,
-        environment,
-        config,
-        origin,
-        binary,
-    } = settings;
-    let signals = Signals::take().map_err(starting("catching signals"))?;
-    let tcp = listen(config.listen).await?;
-    let token = token(&config, &places)?;
-    let survivors = crate::host::end_survivors(&places, SURVIVORS_GRACE);
-    let masker = Masker::new(environment.secret_values().into_iter().chain(config.token.clone()));
-    let clock = Clock::new();
-    let cgroups = environment.value("SANDKEEP_CGROUPS").is_none_or(|value| value != "off");
-    let host = Host::new(HostSettings {
-        places: places.clone(),
-        environment,
-        binary,
-        cgroups,
-    });
-    let host = host.map_err(starting("preparing to start processes"))?;
-    let journal = Journal::open(places.state.join("logs"), limits(&config)).map_err(starting("opening the journal"))?;
-    let (publisher, snapshot) = Publisher::new(identity(&host, &clock));
-    let events = EventLog::new(clock.now());
-    let logs = JournalLogs::new(journal.reader(masker.clone()), changes(&journal));
-    let mask: Mask = Arc::new(move |text| masker.mask(text).into_owned());
-    let (handle, commands) = DaemonHandle::new(snapshot, events.reader(), Arc::new(logs), mask, places.runtime.clone());
-    let (answers_sender, answers) = mpsc::unbounded_channel();
-    let mut sources = Sources {
-        signals,
-        host: host.wakeups().map_err(starting("watching for events"))?,
-        commands,
-        answers,
-    };
-    open_doors(&places, tcp, token, &handle)?;
-    tokio::spawn(report::run(handle.clone()));
-    tokio::spawn(deadline::keep(handle.clone()));
-    tokio::spawn(postmortem::keep(places.state.join("postmortem"), handle.clone()));
-    let seed = u64::from(std::process::id()) ^ clock.now().0.as_microsecond().cast_unsigned();
-    let config = Arc::new(config);
-    let mut daemon = Daemon {
-        supervisor: Supervisor::new(Instant::now(), seed).with_budget(default_budget()),
-        hands: Hands::new(host, journal, Arc::clone(&config), origin, answers_sender),
-        publisher,
-        requests: Requests::default(),
-        events,
-        clock,
-        inbox: VecDeque::from([Event::Configure { config, request: 0 }]),
-        stale: true,
-        published: Instant::now().checked_sub(PACE).unwrap_or_else(Instant::now),
-        code: None,
-    };
-    daemon.notice(format!(
-        "sandkeep {} started, pid {}",
-        env!("CARGO_PKG_VERSION"),
-        std::process::id()
-    ));
-    for survivor in survivors {
-        daemon.notice(format!("ended what an earlier supervisor had left: {survivor}"));
+/// A supervisor that only has to be let run.
+pub(super) struct Life {
+    pub(super) runtime: Runtime,
+    pub(super) daemon: Daemon,
+    pub(super) sources: Sources,
+    pub(super) handle: DaemonHandle,
+}
+
+impl Life {
+    pub(super) fn live(self, attach: impl FnOnce(DaemonHandle)) -> u8 {
+        let Self {
+            runtime,
+            daemon,
+            sources,
+            handle,
+        } = self;
+        let code = runtime.block_on(live(daemon, sources, handle, attach));
+        runtime.shutdown_timeout(LAST_ANSWERS);
+        crate::host::power_off_as_init();
+        code
     }
+}
+
+async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, attach: impl FnOnce(DaemonHandle)) -> u8 {
+    let places = daemon.hands.places().clone();
+    // What an earlier image wrote down needs no second postmortem.
+    let position = if daemon.publisher.upgrade.is_some() {
+        handle.events.newest()
+    } else {
+        handle.events.oldest()
+    };
     // Nobody reads a snapshot that knows no unit yet.
     daemon.work();
+    daemon.publish();
+    if let Err(error) = daemon.doors.open(&handle) {
+        daemon.hands.complain(&format!("serving the doors: {error}"));
+    }
+    tokio::spawn(report::run(handle.clone()));
+    tokio::spawn(deadline::keep(handle.clone()));
+    tokio::spawn(postmortem::keep_from(position, places.state.join("postmortem"), handle.clone()));
     attach(handle);
     sd_notify::ready();
     watchdog();
@@ -176,41 +169,172 @@ async fn supervise(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Res
     for file in [places.control_socket(), places.notify_socket()] {
         let _ = std::fs::remove_file(file);
     }
-    Ok(code)
+    code
 }
 
-async fn listen(address: Option<SocketAddr>) -> Result<Option<tokio::net::TcpListener>, DaemonError> {
-    match address {
-        None => Ok(None),
-        Some(address) => match tokio::net::TcpListener::bind(address).await {
-            Ok(listener) => Ok(Some(listener)),
-            Err(source) => Err(DaemonError::Listen { address, source }),
-        },
+async fn begin(settings: Settings) -> Result<(Daemon, Sources, DaemonHandle), DaemonError> {
+    let Settings {
+        places,
+        lock,
+        environment,
+        config,
+        origin,
+        binary,
+        arguments,
+        record,
+    } = settings;
+    let signals = Signals::take().map_err(starting("catching signals"))?;
+    let tcp = listen(config.listen)?;
+    let token = token(&config, &places)?;
+    let survivors = crate::host::end_survivors(&places, SURVIVORS_GRACE);
+    let host = Host::new(HostSettings {
+        places: places.clone(),
+        cgroups: cgroups(&environment),
+        environment: environment.clone(),
+        binary,
+    });
+    let act = format!("binding the control socket {}", places.control_socket().display());
+    let seed = u64::from(std::process::id()) ^ Clock::new().now().0.as_microsecond().cast_unsigned();
+    let config = Arc::new(config);
+    let beginning = Beginning {
+        signals,
+        unix: doors::bind_unix(&places.control_socket()).map_err(starting(&act))?,
+        tcp,
+        token,
+        host: host.map_err(starting("preparing to start processes"))?,
+        supervisor: Supervisor::new(Instant::now(), seed).with_budget(default_budget()),
+        environment,
+        config: Arc::clone(&config),
+        origin,
+        lock,
+        events: None,
+        requests: Requests::default(),
+        arguments,
+    };
+    let (mut daemon, sources, handle) = beginning.assemble()?;
+    if let Some(path) = record {
+        let act = format!("recording into {}", path.display());
+        daemon.recorder = Some(Recorder::begin(path, &daemon.supervisor, handle.mask.clone()).map_err(starting(&act))?);
+    }
+    daemon.notice(format!(
+        "sandkeep {} started, pid {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    ));
+    for survivor in survivors {
+        daemon.notice(format!("ended what an earlier supervisor had left: {survivor}"));
+    }
+    daemon.inbox.push_back(Event::Configure { config, request: 0 });
+    Ok((daemon, sources, handle))
+}
+
+/// Whether units get cgroups, where they can be had.
+pub(super) fn cgroups(environment: &Environment) -> bool {
+    environment.value("SANDKEEP_CGROUPS").is_none_or(|value| value != "off")
+}
+
+/// What a daemon is made of, whether it starts or takes over.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) signals: Signals,
+    pub(super) unix: std::os::unix::net::UnixListener,
+    pub(super) tcp: Option<(SocketAddr, std::net::TcpListener)>,
+    pub(super) token: Token,
+    pub(super) host: Host,
+    pub(super) supervisor: Supervisor,
+    pub(super) environment: Environment,
+    pub(super) config: Arc<Config>,
+    pub(super) origin: Origin,
+    pub(super) lock: Lock,
+    /// `None`: nothing has happened yet.
+    pub(super) events: Option<EventLog>,
+    pub(super) requests: Requests,
+    pub(super) arguments: Vec<OsString>,
+}
+
+impl Beginning {
+    /// Puts it together. Must be called within the runtime.
+    pub(super) fn assemble(self) -> Result<(Daemon, Sources, DaemonHandle), DaemonError> {
+        let Self {
+            signals,
+            unix,
+            tcp,
+            token,
+            host,
+            supervisor,
+            environment,
+            config,
+            origin,
+            lock,
+            events,
+            requests,
+            arguments,
+        } = self;
+        let places = host.places().clone();
+        let masker = Masker::new(environment.secret_values().into_iter().chain(config.token.clone()));
+        let clock = Clock::new();
+        let journal = Journal::open(places.state.join("logs"), limits(&config)).map_err(starting("opening the journal"))?;
+        let (publisher, snapshot) = Publisher::new(identity(&host, &clock));
+        let events = events.unwrap_or_else(|| EventLog::new(clock.now()));
+        let logs = JournalLogs::new(journal.reader(masker.clone()), journal.changes());
+        let mask: Mask = Arc::new(move |text| masker.mask(text).into_owned());
+        let (handle, commands) = DaemonHandle::new(snapshot, events.reader(), Arc::new(logs), mask, places.runtime.clone());
+        let (answers_sender, answers) = mpsc::unbounded_channel();
+        let sources = Sources {
+            signals,
+            host: host.wakeups().map_err(starting("watching for events"))?,
+            commands,
+            answers,
+        };
+        let daemon = Daemon {
+            supervisor,
+            hands: Hands::new(host, journal, config, origin, answers_sender),
+            publisher,
+            requests,
+            events,
+            clock,
+            inbox: VecDeque::new(),
+            stale: true,
+            published: Instant::now().checked_sub(PACE).unwrap_or_else(Instant::now),
+            code: None,
+            doors: Doors::new(unix, tcp, token),
+            lock,
+            handle: handle.clone(),
+            arguments,
+            upgrading: None,
+            handed: Vec::new(),
+            restarting: VecDeque::new(),
+            recorder: None,
+        };
+        Ok((daemon, sources, handle))
     }
 }
 
-fn token(config: &Config, places: &Places) -> Result<Token, DaemonError> {
+pub(super) fn listen(address: Option<SocketAddr>) -> Result<Option<(SocketAddr, std::net::TcpListener)>, DaemonError> {
+    let Some(address) = address else { return Ok(None) };
+    // As tokio binds: a port that was left a moment ago may be taken again.
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    match bound {
+        Ok(listener) => Ok(Some((address, listener))),
+        Err(source) => Err(DaemonError::Listen { address, source }),
+    }
+}
+
+pub(super) fn token(config: &Config, places: &Places) -> Result<Token, DaemonError> {
     match &config.token {
         Some(text) => Ok(Token::new(text)),
         None => Token::in_file(&places.token()).map_err(starting("making the token")),
     }
 }
 
-fn open_doors(places: &Places, tcp: Option<tokio::net::TcpListener>, token: Token, handle: &DaemonHandle) -> Result<(), DaemonError> {
-    let act = format!("binding the control socket {}", places.control_socket().display());
-    let unix = doors::bind_unix(&places.control_socket()).and_then(tokio::net::UnixListener::from_std);
-    let unix = unix.map_err(starting(&act))?;
-    tokio::spawn(doors::serve_unix(unix, handle.clone(), handle.unit_of(), DoorLimits::default()));
-    if let Some(tcp) = tcp {
-        tokio::spawn(doors::serve_tcp(tcp, handle.clone(), token, DoorLimits::default()));
-    }
-    Ok(())
-}
-
 fn limits(config: &Config) -> Limits {
     Limits {
         max_size: config.journal_max_size,
         keep: config.journal_keep,
+        most: Limits::MOST,
     }
 }
 
@@ -223,18 +347,6 @@ fn identity(host: &Host, clock: &Clock) -> Identity {
         started_at: clock.now(),
         capabilities: publish::capabilities(host.capabilities()),
     }
-}
-
-/// Counts the journal's writes for those who follow.
-fn changes(journal: &Journal) -> watch::Receiver<u64> {
-    let mut source = journal.changes();
-    let (sender, receiver) = watch::channel(0);
-    tokio::spawn(async move {
-        while source.changed().await.is_ok() {
-            sender.send_modify(|count| *count += 1);
-        }
-    });
-    receiver
 }
 
 /// Under systemd's watchdog: it hears from us as long as the runtime turns.

@@ -24,6 +24,7 @@ const NOT_INHERITED: &[&str] = &[
     "LISTEN_FDNAMES",
     "LISTEN_PIDFDID",
     "MAINPID",
+    "SANDKEEP_TAKEN_BACK",
     "INVOCATION_ID",
     "JOURNAL_STREAM",
     "SANDKEEP_UNIT",
@@ -96,6 +97,17 @@ impl Environment {
     pub fn text(&self) -> BTreeMap<String, String> {
         let text = |(name, value): (&OsStr, &OsStr)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
         self.variables().filter_map(text).collect()
+    }
+
+    /// Every variable, secret or not, to be handed to another image of this process.
+    pub fn all(&self) -> Vec<(OsString, OsString)> {
+        self.all.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// What may be seen by others.
+    pub fn without_secrets(&self) -> Vec<(OsString, OsString)> {
+        let open = self.all.iter().filter(|(name, _)| !self.is_secret(name));
+        open.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// The values that must never be shown.

@@ -79,12 +79,18 @@ pub(super) struct OomScores {
 const SUPERVISOR: i32 = -900;
 
 impl OomScores {
-    /// Lowers our own score where allowed; says whether it was.
-    pub(super) fn lower_ours() -> (Self, bool) {
+    /// Lowers our own score where allowed; says whether it was. `base`: what an earlier image of this process was started with.
+    pub(super) fn lower_ours(base: Option<i32>) -> (Self, bool) {
         let path = "/proc/self/oom_score_adj";
-        let base = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let ours = || fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+        let base = base.or_else(ours).unwrap_or(0);
         let lowered = fs::write(path, clamp(base + SUPERVISOR).to_string()).is_ok();
         (Self { base }, lowered)
+    }
+
+    /// What the supervisor was started with.
+    pub(super) fn base(self) -> i32 {
+        self.base
     }
 
     /// The score of a unit that does not set one: the dev server dies first, then the agent, then what keeps the files.

@@ -23,7 +23,9 @@ mod conditions;
 mod environment;
 mod fault;
 mod globs;
+mod handover;
 mod hashes;
+pub mod image;
 pub mod journal;
 mod ladder;
 pub mod mask;
@@ -47,6 +49,7 @@ mod watch;
 
 pub use cgroup::{Rung as CgroupRung, Usage, look as look_at_cgroups};
 pub use environment::{Environment, matches_any};
+pub use handover::HandedHost;
 pub use ladder::{Capabilities, power_off_as_init};
 pub use processes::{Host, HostError, HostSettings, ProbeChild, end_survivors};
 pub use spawn::Spawn;

@@ -4,6 +4,8 @@
 //! an abstract name for units of other users, who may not enter the runtime directory. Both take messages from anyone; the host looks at
 //! the sender's pid and drops what is not from a process of a unit.
 
+use super::handover::HandedNotify;
+use super::image::{Descriptor, Kept};
 use crate::supervisor::event::Pid;
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, sockopt};
 use std::ffi::OsString;
@@ -59,6 +61,27 @@ impl NotifySocket {
             by_name,
             path: path.to_path_buf(),
             name,
+            buffer: vec![0; LONGEST],
+        })
+    }
+
+    /// Both stay open, for the next image.
+    pub(super) fn hand_over(&self, kept: &mut Kept) -> HandedNotify {
+        HandedNotify {
+            by_path: kept.keep(&self.by_path),
+            by_name: self.by_name.as_ref().map(|socket| kept.keep(socket)),
+            path: self.path.clone(),
+            name: self.name.clone(),
+        }
+    }
+
+    /// The sockets of the image before this one, with what waits in them.
+    pub(super) fn inherit(handed: &HandedNotify) -> io::Result<Self> {
+        Ok(Self {
+            by_path: handed.by_path.duplicate()?.into(),
+            by_name: handed.by_name.map(Descriptor::duplicate).transpose()?.map(Into::into),
+            path: handed.path.clone(),
+            name: handed.name.clone(),
             buffer: vec![0; LONGEST],
         })
     }

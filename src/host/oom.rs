@@ -24,6 +24,20 @@ impl OomKills {
         Self { log, count: count() }
     }
 
+    /// How many it had ended when this was last looked at.
+    pub(super) fn count_so_far(&self) -> Option<u64> {
+        self.count
+    }
+
+    /// Counts from where an earlier image of this process left off; the kernel's log is looked through from the start, since what it said
+    /// meanwhile nobody has read.
+    pub(super) fn go_on_from(&mut self, count: Option<u64>) {
+        self.count = count.or(self.count);
+        if let Some(log) = &mut self.log {
+            let _ = log.seek(SeekFrom::Start(0));
+        }
+    }
+
     /// Whether the OOM killer ended this process. Asked once for each end.
     pub(super) fn did(&mut self, pid: Pid, status: ExitStatus) -> bool {
         if !is_suspicious(status) {

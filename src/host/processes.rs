@@ -4,6 +4,7 @@ mod ending;
 
 use super::auto_user::{self, AutoUsers};
 use super::environment::Environment;
+use super::handover::HandedHost;
 use super::ladder::{self, Capabilities};
 use super::notify_socket::NotifySocket;
 use super::runs::{Key, Role, Runs, Tracked};
@@ -18,6 +19,7 @@ use crate::unit::{Command, Config, Main, Name, Unit, Worker};
 use ending::{send, signal_other};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -47,6 +49,12 @@ pub struct HostError {
     why: io::Error,
 }
 
+impl HostError {
+    pub(super) fn new(act: String, why: io::Error) -> Self {
+        Self { act, why }
+    }
+}
+
 fn failed(act: impl Into<String>) -> impl FnOnce(io::Error) -> HostError {
     let act = act.into();
     move |why| HostError { act, why }
@@ -68,18 +76,22 @@ pub struct Host {
     root: PathBuf,
     users: AutoUsers,
     capabilities: Capabilities,
-    around: Surroundings,
+    pub(super) around: Surroundings,
     launcher: sys::Launcher,
-    notify: NotifySocket,
-    runs: Runs,
-    set: ProcessSet,
-    oom: oom::OomKills,
-    watcher: Watcher,
+    pub(super) notify: NotifySocket,
+    pub(super) runs: Runs,
+    pub(super) set: ProcessSet,
+    pub(super) oom: oom::OomKills,
+    pub(super) watcher: Watcher,
     record: stale::Record,
     epoll: Epoll,
     child_died: UnixStream,
     registration: signal_hook::SigId,
     outbox: Vec<Event>,
+    /// Commands of the supervisor's own so far.
+    helpers: Invocation,
+    /// Whether everything that descends from us ends with this value: not before it is certain that this image of the process stays.
+    owns: bool,
 }
 
 /// Finds what an earlier supervisor of this instance left when it was killed, and ends it: SIGTERM, and SIGKILL after the grace. Blocks
@@ -95,6 +107,13 @@ pub fn end_survivors(places: &Places, grace: Duration) -> Vec<String> {
 impl Host {
     /// Looks at the machine, becomes subreaper, binds the notify socket. Must be called on the main thread.
     pub fn new(settings: HostSettings) -> Result<Self, HostError> {
+        let mut host = Self::make(settings, None)?;
+        host.stay();
+        Ok(host)
+    }
+
+    /// Makes one that touches nothing yet; with what an earlier image of this process handed over.
+    pub(super) fn make(settings: HostSettings, handed: Option<&HandedHost>) -> Result<Self, HostError> {
         let HostSettings {
             places,
             environment,
@@ -102,13 +121,13 @@ impl Host {
             cgroups,
         } = settings;
         let mut capabilities = Capabilities::find();
-        let (tree, rung) = cgroup::open(&places.runtime, cgroups);
-        capabilities.cgroup2 = rung.groups;
-        capabilities.cgroup = rung;
-        let (oom_scores, lowered) = ladder::OomScores::lower_ours();
+        let (oom_scores, lowered) = ladder::OomScores::lower_ours(handed.map(|handed| handed.oom_score));
         capabilities.oom_score = lowered;
-        let notify = NotifySocket::bind(&places.notify_socket())
-            .map_err(failed(format!("binding notify socket `{}`", places.notify_socket().display())))?;
+        let notify = match handed {
+            None => NotifySocket::bind(&places.notify_socket()),
+            Some(handed) => NotifySocket::inherit(&handed.notify),
+        };
+        let notify = notify.map_err(failed(format!("binding notify socket `{}`", places.notify_socket().display())))?;
         let (child_died, theirs) = UnixStream::pair().map_err(failed("making a pipe for SIGCHLD"))?;
         child_died.set_nonblocking(true).map_err(failed("making a pipe for SIGCHLD"))?;
         let registration = signal_hook::low_level::pipe::register(libc::SIGCHLD, theirs).map_err(failed("catching SIGCHLD"))?;
@@ -128,14 +147,18 @@ impl Host {
             oom_scores,
             root: capabilities.root,
             null: File::open("/dev/null").map_err(failed("opening `/dev/null`"))?,
-            open_files: spawn::raise_open_files(),
+            open_files: handed.map_or_else(spawn::raise_open_files, |handed| handed.open_files),
         };
+        // The last, since it can be undone by nobody who only fails.
+        let (tree, rung) = cgroup::open(&places.runtime, cgroups);
+        capabilities.cgroup2 = rung.groups;
+        capabilities.cgroup = rung;
         Ok(Self {
             launcher: sys::Launcher::new(capabilities.pidfd),
             set: ProcessSet::new(tree, Sessions::new(capabilities.subreaper && capabilities.proc)),
             oom: oom::OomKills::watch(),
             watcher: Watcher::new(places.state.clone()),
-            record: stale::Record::begin(&places.runs()),
+            record: stale::Record::new(&places.runs()),
             root: PathBuf::from("/"),
             users: AutoUsers::new(places.clone()),
             places,
@@ -147,7 +170,20 @@ impl Host {
             child_died,
             registration,
             outbox: Vec::new(),
+            helpers: 0,
+            owns: false,
         })
+    }
+
+    /// It is certain that this image of the process stays: from here on what runs is this host's own, and ends with it.
+    pub fn stay(&mut self) {
+        self.owns = true;
+        for (key, run) in &self.runs.all {
+            for pid in run.tracked.keys() {
+                self.record.started(*pid, &run.id, run.mark, key.0.as_str());
+            }
+        }
+        self.record.begin();
     }
 
     /// What was found on this machine.
@@ -163,6 +199,16 @@ impl Host {
     /// Sets a variable for what is read and started from now on.
     pub fn set_variable(&mut self, name: &str, value: &str) {
         self.around.environment.set(name, value);
+    }
+
+    /// What the supervisor was given.
+    pub fn environment(&self) -> &Environment {
+        &self.around.environment
+    }
+
+    /// This program, which workers execute in another role.
+    pub fn binary(&self) -> &std::path::Path {
+        &self.around.binary
     }
 
     /// The instance's directories.
@@ -241,7 +287,7 @@ impl Host {
             };
         };
         let words: Vec<_> = words.iter().map(std::ffi::OsString::as_os_str).collect();
-        match self.start(spawn, &words, Role::Stage(stage)) {
+        match self.start(spawn, &words, None, Role::Stage(stage)) {
             Ok((pid, warnings)) => Event::Spawned {
                 unit,
                 invocation,
@@ -275,7 +321,26 @@ impl Host {
             stderr: output,
             environment: &[],
         };
-        let (pid, _) = self.start(&spawn, &spawn::words_of(command), Role::Probe(sender))?;
+        let (pid, _) = self.start(&spawn, &spawn::words_of(command), None, Role::Probe(sender))?;
+        Ok(ProbeChild { pid, exit })
+    }
+
+    /// Starts a command of the supervisor's own, with this as its standard input. It is ended as a probe's command is.
+    pub fn spawn_helper(&mut self, command: &[OsString], input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> Result<ProbeChild, StartError> {
+        let (sender, exit) = oneshot::channel();
+        let name = Name::new("sandkeep").expect("it has the form of a name");
+        let unit = Unit::new(name, Main::Exec(Command::Argv(Vec::new())));
+        self.helpers += 1;
+        let spawn = Spawn {
+            unit: &unit,
+            invocation: self.helpers,
+            stage: Stage::Main,
+            stdout: output,
+            stderr: output,
+            environment: &[],
+        };
+        let words: Vec<_> = command.iter().map(OsString::as_os_str).collect();
+        let (pid, _) = self.start(&spawn, &words, Some(input), Role::Probe(sender))?;
         Ok(ProbeChild { pid, exit })
     }
 
@@ -299,7 +364,13 @@ impl Host {
         }
     }
 
-    fn start(&mut self, spawn: &Spawn<'_>, command: &[spawn::Word<'_>], role: Role) -> Result<(Pid, Vec<String>), StartError> {
+    fn start(
+        &mut self,
+        spawn: &Spawn<'_>,
+        command: &[spawn::Word<'_>],
+        stdin: Option<BorrowedFd<'_>>,
+        role: Role,
+    ) -> Result<(Pid, Vec<String>), StartError> {
         let key = (spawn.unit.name.clone(), spawn.invocation);
         let mut warnings = self.begin(&key, spawn.unit)?;
         let account = match auto_user::wants_one(spawn.unit) && self.capabilities.root {
@@ -311,6 +382,7 @@ impl Host {
         let start = Start {
             spawn,
             command,
+            stdin,
             id: &run.id,
             notify: NotifyAddress {
                 ours: self.notify.address(),
@@ -470,10 +542,7 @@ impl Host {
             {
                 tracked.role = Role::Former;
             }
-            if let Some(descriptor) = handle.descriptor() {
-                // A child of somebody else's: its descriptor alone tells of its end. Closing it takes it out of the epoll set.
-                let _ = self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, 0));
-            }
+            self.watch_end_of(&handle);
             self.runs.track(
                 key,
                 Tracked {
@@ -492,6 +561,21 @@ impl Host {
             }
         }
         true
+    }
+
+    /// A child of somebody else's: its descriptor alone tells of its end. Closing it takes it out of the epoll set.
+    pub(super) fn watch_end_of(&self, handle: &sys::Handle) {
+        if let Some(descriptor) = handle.descriptor() {
+            let _ = self.epoll.add(descriptor, EpollEvent::new(EpollFlags::EPOLLIN, 0));
+        }
+    }
+
+    /// Ends what probes and we ourselves started.
+    pub fn give_up_commands(&mut self) {
+        let commands = self.runs.all.values().flat_map(|run| run.tracked.values());
+        let commands = commands.filter(|tracked| matches!(tracked.role, Role::Probe(_)));
+        let pids: Vec<Pid> = commands.map(|tracked| tracked.handle.pid).collect();
+        pids.into_iter().for_each(|pid| self.kill_probe(pid));
     }
 
     /// Main processes that are not our children: their parent learns how they ended, we only that they did.
@@ -547,7 +631,11 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        self.end_everything();
+        if self.owns {
+            self.end_everything();
+        } else {
+            self.set.leave_as_it_is();
+        }
         signal_hook::low_level::unregister(self.registration);
     }
 }

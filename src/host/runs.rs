@@ -40,6 +40,21 @@ pub(super) struct Pending {
     pub(super) wait: Duration,
 }
 
+impl Pending {
+    /// Between the first two rounds of killing; doubled from one to the next.
+    const FIRST_ROUND: Duration = Duration::from_millis(5);
+
+    /// The first look is at once.
+    pub(super) fn begin(kill: bool, now: Instant) -> Self {
+        Self {
+            kill,
+            since: now,
+            next: Some(now),
+            wait: Self::FIRST_ROUND,
+        }
+    }
+}
+
 /// One run.
 #[derive(Debug)]
 pub(super) struct Run {
@@ -59,7 +74,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn new(mark: Option<u64>) -> Self {
+    pub(super) fn new(mark: Option<u64>) -> Self {
         Self {
             id: uuid::Uuid::new_v4().simple().to_string(),
             mark,
@@ -95,14 +110,18 @@ impl Runs {
         if !self.all.contains_key(key) {
             self.forget(|other, run| other.0 == key.0 && run.tracked.is_empty() && run.pending.is_none());
             let mark = mark(self);
-            let run = Run::new(mark);
-            self.by_id.insert(run.id.clone(), key.clone());
-            if let Some(mark) = mark {
-                self.by_mark.insert(mark, key.clone());
-            }
-            self.all.insert(key.clone(), run);
+            self.insert(key.clone(), Run::new(mark));
         }
         self.all.get_mut(key).expect("it is there or was put there")
+    }
+
+    /// Adds a run.
+    pub(super) fn insert(&mut self, key: Key, run: Run) {
+        self.by_id.insert(run.id.clone(), key.clone());
+        if let Some(mark) = run.mark {
+            self.by_mark.insert(mark, key.clone());
+        }
+        self.all.insert(key, run);
     }
 
     /// Forgets the runs of which this is true.

@@ -215,6 +215,11 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The locked file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// The locked file, for handing it to a new image of the same process.
     pub fn into_file(self) -> File {
         self.file

@@ -63,6 +63,13 @@ impl Picture {
     }
 }
 
+/// What passes from one image of the process to the next.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Known {
+    last_mark: u64,
+    sessions: Vec<(Pid, crate::unit::Name, crate::supervisor::event::Invocation)>,
+}
+
 /// What is known of sessions, and the last look at /proc.
 #[derive(Debug)]
 pub(super) struct Sessions {
@@ -101,6 +108,24 @@ impl Sessions {
             self.last_mark = self.last_mark % (MARKS - 1) + 1;
             Some(unmarked - self.last_mark).filter(|mark| runs.of_mark(*mark).is_none())
         })
+    }
+
+    /// What it knows, for the next image of this process.
+    pub(super) fn hand_over(&self) -> serde_json::Value {
+        let sessions = self.of_session.iter().map(|(session, (unit, run))| (*session, unit.clone(), *run));
+        let known = Known {
+            last_mark: self.last_mark,
+            sessions: sessions.collect(),
+        };
+        serde_json::to_value(known).unwrap_or_default()
+    }
+
+    /// Goes on with what an earlier image of this process knew; what cannot be read is found out anew, for whoever can be asked.
+    pub(super) fn take_over(&mut self, handed: serde_json::Value) {
+        if let Ok(Known { last_mark, sessions }) = serde_json::from_value(handed) {
+            self.last_mark = last_mark;
+            self.of_session = sessions.into_iter().map(|(session, unit, run)| (session, (unit, run))).collect();
+        }
     }
 
     /// A process of the run was started, and began a session.

@@ -40,7 +40,6 @@ impl ProcessSet {
 
     /// The same for a run that an earlier image of ours began: `path` is what [`ProcessSet::cgroup_path`] said then. `false` if that is
     /// not there any more.
-    #[expect(dead_code, reason = "the handover calls it")]
     pub(super) fn adopt(&mut self, key: &Key, path: PathBuf) -> bool {
         self.tree.as_mut().is_some_and(|tree| tree.adopt(key, path).is_ok())
     }
@@ -136,6 +135,21 @@ impl ProcessSet {
     pub(super) fn lingers(&self, runs: &Runs, key: &Key) -> bool {
         let held = runs.all.get(key).is_some_and(|run| !run.tracked.is_empty());
         !held && self.tree.as_ref().is_some_and(|tree| tree.is_populated(key)) && !self.sessions.has_orphans(runs)
+    }
+
+    /// Whoever goes on with this process finds every cgroup as it is.
+    pub(super) fn leave_as_it_is(&mut self) {
+        std::mem::forget(self.tree.take());
+    }
+
+    /// What it knows beside cgroups, for the next image of this process.
+    pub(super) fn hand_over(&self) -> serde_json::Value {
+        self.sessions.hand_over()
+    }
+
+    /// Goes on with what an earlier image of this process knew.
+    pub(super) fn take_over(&mut self, handed: serde_json::Value) {
+        self.sessions.take_over(handed);
     }
 
     /// Everything that descends from us and lives.

@@ -52,6 +52,8 @@ pub(super) struct Surroundings {
 pub(super) struct Start<'a> {
     pub(super) spawn: &'a Spawn<'a>,
     pub(super) command: &'a [Word<'a>],
+    /// Its standard input, where that is not `/dev/null`.
+    pub(super) stdin: Option<BorrowedFd<'a>>,
     pub(super) id: &'a str,
     pub(super) notify: NotifyAddress,
     pub(super) mark: Option<u64>,
@@ -163,7 +165,7 @@ fn try_start(launcher: &mut sys::Launcher, around: &Surroundings, start: &Start<
         environment: environment::as_strings(variables).into(),
         directory: c_string(unit.working_directory.as_os_str())?,
         standard: [
-            around.null.as_raw_fd(),
+            start.stdin.map_or(around.null.as_raw_fd(), |stdin| stdin.as_raw_fd()),
             start.spawn.stdout.as_raw_fd(),
             start.spawn.stderr.as_raw_fd(),
         ],

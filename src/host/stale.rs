@@ -67,17 +67,21 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Begins an empty record in place of the one that is there.
-    pub(super) fn begin(path: &Path) -> Self {
-        let mut record = Self {
+    /// An empty record that is not written yet.
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
             path: path.to_path_buf(),
             file: None,
             live: BTreeMap::new(),
             unwritten: Vec::new(),
             lines: 0,
-        };
-        record.rewrite();
-        record
+        }
+    }
+
+    /// Writes it in place of the one that is there.
+    pub(super) fn begin(&mut self) {
+        self.flush();
+        self.rewrite();
     }
 
     /// A process was started.
@@ -309,7 +313,8 @@ mod tests {
     fn a_record_is_written_anew_when_most_of_it_is_past() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("runs");
-        let mut record = Record::begin(&path);
+        let mut record = Record::new(&path);
+        record.begin();
         let me = Pid::try_from(std::process::id()).unwrap();
         for _ in 0..2000 {
             record.started(me, "ab12", None, "web");

@@ -88,6 +88,13 @@ impl From<Vec<CString>> for StringArray {
     }
 }
 
+impl StringArray {
+    /// As `execve` takes it; good for as long as the value lives.
+    pub(super) fn pointers(&self) -> *const *const libc::c_char {
+        self.pointers.as_ptr()
+    }
+}
+
 /// Everything that the child does between clone and exec, made ready before, so that the child allocates nothing.
 #[derive(Debug)]
 pub(super) struct Image {
@@ -139,6 +146,11 @@ impl Handle {
             pid,
             descriptor: own(descriptor),
         })
+    }
+
+    /// What an earlier image of this process held: the descriptor is a pidfd of this process.
+    pub(super) fn inherited(pid: Pid, descriptor: Option<OwnedFd>) -> Self {
+        Self { pid, descriptor }
     }
 
     /// A child of ours that is tracked by its pid, for kernels without pidfds.

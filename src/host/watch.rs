@@ -52,6 +52,9 @@ pub(super) struct Watcher {
     settling: BTreeMap<(Name, Purpose), Settling>,
     /// When to look for new directories.
     look_again: Option<Instant>,
+    /// What may have changed while nobody watched: an image of this process gave way to another.
+    missed: bool,
+    missed_retries: Vec<(Name, String)>,
 }
 
 impl Watcher {
@@ -67,6 +70,8 @@ impl Watcher {
             directories: HashMap::new(),
             settling: BTreeMap::new(),
             look_again: None,
+            missed: false,
+            missed_retries: Vec::new(),
         }
     }
 
@@ -89,6 +94,19 @@ impl Watcher {
             self.retrying = units;
             self.begin();
         }
+    }
+
+    /// Retries that are settling, for the next image of this process.
+    pub(super) fn retries(&self) -> Vec<(Name, String)> {
+        let retries = self.settling.iter().filter(|((_, purpose), _)| *purpose == Purpose::Retry);
+        retries.map(|((unit, _), settling)| (unit.clone(), settling.path.clone())).collect()
+    }
+
+    /// Goes on where an earlier image of this process left off. What changed while nobody watched is found by its content. Call it after
+    /// the configuration is known.
+    pub(super) fn go_on_with(&mut self, retries: Vec<(Name, String)>) {
+        self.missed = true;
+        self.missed_retries = retries;
     }
 
     fn begin(&mut self) {
@@ -114,6 +132,28 @@ impl Watcher {
             Err(why) => tracing::warn!(%why, "files cannot be watched: `watch` and `retry_on_change` have no effect"),
         }
         self.add_directories();
+        self.catch_up();
+    }
+
+    fn catch_up(&mut self) {
+        let now = Instant::now();
+        if std::mem::take(&mut self.missed) {
+            let watching: Vec<_> = self
+                .globs
+                .keys()
+                .filter(|(_, purpose)| *purpose == Purpose::Watch)
+                .cloned()
+                .collect();
+            watching.into_iter().for_each(|key| self.settle(key, "(during an upgrade)", now));
+        }
+        for (unit, path) in std::mem::take(&mut self.missed_retries) {
+            let key = (unit, Purpose::Retry);
+            if self.globs.contains_key(&key) {
+                self.settle(key, &path, now);
+            } else {
+                self.missed_retries.push((key.0, path));
+            }
+        }
     }
 
     fn add_directories(&mut self) {

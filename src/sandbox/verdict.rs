@@ -178,6 +178,7 @@ mod tests {
             config_hash: String::new(),
             pid: 1,
             started_at: Time(jiff::Timestamp::UNIX_EPOCH),
+            upgrade: None,
             expires_at: None,
             status: Status::Starting,
             ready: units.iter().all(|unit| unit.ready || !unit.required),

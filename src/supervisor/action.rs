@@ -2,11 +2,12 @@
 
 use super::event::{Invocation, RequestId, Stage};
 use crate::unit::{Config, Name, ProbeKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Who gets a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Target {
     /// The main process.
     Main,
@@ -17,7 +18,8 @@ pub enum Target {
 }
 
 /// One thing to do. The host does them in order and reports with events.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// This configuration was accepted: what is spawned from here on is spawned from it. A run that is going on keeps the commands and
     /// the surroundings that it began with until it is over (`exec_stop` of a removed unit, too); its probes and resource limits are
@@ -89,7 +91,7 @@ pub enum Action {
 }
 
 /// What came of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// All of it.

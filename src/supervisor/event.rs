@@ -128,7 +128,8 @@ pub enum Verb {
 }
 
 /// Something that happened. Whatever can come late carries the invocation it belongs to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// A client asks.
     Request(Request),

@@ -10,6 +10,7 @@ use super::state::{Hope, State};
 use super::status::UnitStatus;
 use super::turn::{News, Turn, later};
 use crate::unit::{Config, Name};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ pub struct Supervisor {
     /// Units to look at again.
     pub(super) dirty: BTreeSet<Id>,
     deadlines: BTreeSet<(Instant, Id)>,
-    armed: Vec<Option<Instant>>,
+    pub(super) armed: Vec<Option<Instant>>,
     /// Units whose part of the status is to be made again, and what was made.
     pub(super) stale_status: BTreeSet<Id>,
     pub(super) status_cache: Vec<Arc<UnitStatus>>,
@@ -46,12 +47,12 @@ pub struct Supervisor {
     /// How many units are not going to be ready by themselves.
     pub(super) hopeless: usize,
     /// The drain deadline of a shutdown that a unit's `start_limit_action` begins, unless the config names one.
-    budget: Duration,
-    halted: bool,
+    pub(super) budget: Duration,
+    pub(super) halted: bool,
 }
 
 /// A shutdown that goes on.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Shutdown {
     /// Whether somebody asked for it; a unit's `start_limit_action` is nobody.
     asked: bool,
@@ -133,6 +134,16 @@ impl Supervisor {
     /// Whether a shutdown has begun.
     pub fn shutting_down(&self) -> bool {
         self.shutdown.is_some()
+    }
+
+    /// What the jitter is made from.
+    pub fn seed(&self) -> u64 {
+        self.turn.seed
+    }
+
+    /// The drain deadline where the config names none.
+    pub fn budget(&self) -> Duration {
+        self.budget
     }
 
     /// The configuration that is in force.

@@ -3,17 +3,21 @@
 use super::action::Action;
 use super::event::{Invocation, Stage};
 use super::restart::{self, Starts, Verdict};
-use super::state::{End, Face, Goal, Hope, Phase, Start, State, Step, Stop};
+use super::saved::{instant, some_instant, some_spec, spec, word};
+use super::state::{End, Face, Goal, Hope, Phase, Start, State, Step, Stop, Word};
 use super::turn::{News, Turn, later};
 use crate::unit::{Service, StartLimitAction, Unit};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One unit under supervision.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Node {
+    #[serde(with = "spec")]
     pub(super) spec: Arc<Unit>,
     /// What a reload made of it, where that has to wait for the end of this run.
+    #[serde(with = "some_spec")]
     pub(super) next_spec: Option<Arc<Unit>>,
     /// The config does not name it any more; it is forgotten as soon as it is down.
     pub(super) removed: bool,
@@ -34,6 +38,7 @@ pub(super) struct Node {
     pub(super) attempts: u32,
     pub(super) starts: Starts,
     /// When the first of `restore`'s attempts began.
+    #[serde(with = "some_instant")]
     pub(super) series: Option<Instant>,
     pub(super) last_exit: Option<LastExit>,
     pub(super) status_text: String,
@@ -43,17 +48,20 @@ pub(super) struct Node {
     /// The processes that the last stop could not end.
     pub(super) left: Vec<String>,
     /// What keeps it from starting, while it waits: a unit that it requires and that will not come by itself.
+    #[serde(skip)]
     pub(super) blocked: Option<(usize, Hope)>,
     /// A unit that it is bound to and that is not active.
+    #[serde(skip)]
     pub(super) unbound: Option<usize>,
     pub(super) face: Face,
+    #[serde(with = "instant")]
     pub(super) since: Instant,
     /// Shutdown: the longest chain of stop timeouts that is to follow, and whether one in it drains.
     pub(super) reserve: (Duration, bool),
 }
 
 /// How the last run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {
     /// Which run.
     pub invocation: Invocation,
@@ -62,12 +70,14 @@ pub struct LastExit {
     /// The signal that killed it.
     pub signal: Option<i32>,
     /// systemd's word: `success exit-code signal core-dump timeout watchdog oom-kill resources protocol liveness`.
-    pub reason: &'static str,
+    #[serde(with = "word")]
+    pub reason: Word,
     /// The same for people.
     pub message: String,
     /// What to do about it, where something is known.
     pub hint: Option<String>,
     /// When.
+    #[serde(with = "instant")]
     pub at: Instant,
 }
 

@@ -1,15 +1,16 @@
 //! Probes: when each is asked, and what its answers add up to.
 
 use super::event::ProbeResult;
+use super::saved::some_instant;
 use crate::unit::{Probe, ProbeCheck, ProbeKind, Unit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// From one answer to the next question once a probe has passed, at least.
 pub const QUIET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a probe's answers add up to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It has never passed in this run.
@@ -29,17 +30,18 @@ pub(super) enum Change {
 }
 
 /// The probes of one run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Probes(Vec<Asked>);
 
 /// One probe of one run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Asked {
     pub(super) kind: ProbeKind,
     pub(super) verdict: Verdict,
     /// The last answer, for people.
     pub(super) message: String,
     /// When it is asked next; `None` while it is in flight, held back or done with.
+    #[serde(with = "some_instant")]
     due: Option<Instant>,
     in_flight: bool,
     /// The answer in flight is to a question that a reload has changed.
@@ -161,6 +163,13 @@ impl Probes {
             if probe.ever_passed() && probe.due.is_some() {
                 probe.due = Some(now);
             }
+        }
+    }
+
+    /// Who was asked is gone without an answer: it is asked again.
+    pub(super) fn ask_again(&mut self, now: Instant) {
+        for probe in self.0.iter_mut().filter(|probe| probe.in_flight) {
+            (probe.in_flight, probe.outdated, probe.due) = (false, false, Some(now));
         }
     }
 

@@ -8,9 +8,10 @@ use super::machine::Supervisor;
 use super::restart;
 use super::state::{Goal, Hope, Reload, State, human};
 use crate::unit::Name;
+use serde::{Deserialize, Serialize};
 
 /// A client that waits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Pending {
     id: RequestId,
     kind: Kind,
@@ -18,11 +19,12 @@ pub(super) struct Pending {
     units: Option<Vec<(Name, Invocation)>>,
     failed: Vec<(Name, String)>,
     /// The unit at which the last look ended: still not ready, it is all that has to be looked at.
+    #[serde(skip)]
     hint: Id,
 }
 
 /// What a client waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kind {
     /// Each was ready once in the run given or a later one.
     Started,

@@ -1,9 +1,11 @@
 //! What follows the end of a run: policies, start limits, backoff.
 
 use super::event::{ExitStatus, Stage};
+use super::saved::instants;
 use super::state::End;
 use crate::backoff::{self, Steps};
 use crate::unit::{Command, Main, Restart, Service, Unit, Worker};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -166,8 +168,8 @@ pub(super) fn randomness(seed: u64, name: &str, invocation: u64) -> u64 {
 }
 
 /// The starts that the limit still remembers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Starts(VecDeque<Instant>);
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Starts(#[serde(with = "instants")] VecDeque<Instant>);
 
 impl Starts {
     /// Whether one more start would be one too many.

@@ -2,10 +2,12 @@
 
 use super::event::{ExitStatus, Pid, Stage, StartError};
 use super::probes::Probes;
+use super::saved::{instant, some_instant, word};
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// What is wanted of a unit; what it does about it is its [`State`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Goal {
     /// It is to run.
     Up,
@@ -14,7 +16,7 @@ pub enum Goal {
 }
 
 /// What a unit is. Deadlines are fields of it: leaving a state forgets them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum State {
     /// Nothing runs. With goal up it waits for what it is ordered after.
     Inactive,
@@ -27,7 +29,10 @@ pub(super) enum State {
     /// On its way to nothing left.
     Stopping(Stop),
     /// Waits to be started again.
-    Backoff { until: Instant },
+    Backoff {
+        #[serde(with = "instant")]
+        until: Instant,
+    },
     /// A oneshot that succeeded; `active` with `remain_after_exit`.
     Done { active: bool },
     /// Ended cleanly, and its policy does not start it again.
@@ -37,7 +42,7 @@ pub(super) enum State {
 }
 
 /// A unit on its way to ready.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) step: Step,
     /// Known as soon as it was spawned.
@@ -45,14 +50,16 @@ pub(super) struct Start {
     /// `READY=1` overtook the news that the process runs.
     pub(super) said_ready: bool,
     /// From when the start timeout counts.
+    #[serde(with = "instant")]
     pub(super) began: Instant,
     /// When the start timeout is over.
+    #[serde(with = "some_instant")]
     pub(super) by: Option<Instant>,
     pub(super) probes: Probes,
 }
 
 /// How far a start has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Step {
     /// The n-th of `exec_start_pre`; no pid yet while it is being spawned.
     Pre { n: usize, pid: Option<Pid> },
@@ -67,42 +74,55 @@ pub(super) enum Step {
 }
 
 /// A unit that has started.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Run {
     pub(super) main: Pid,
     pub(super) probes: Probes,
     pub(super) reload: Option<Reload>,
     pub(super) watchdog: Option<Watchdog>,
     /// Since when it has been started.
+    #[serde(with = "instant")]
     pub(super) began: Instant,
     /// When `runtime_max` is over.
+    #[serde(with = "some_instant")]
     pub(super) until: Option<Instant>,
     /// When a liveness probe that has never passed counts as failed.
+    #[serde(with = "some_instant")]
     pub(super) alive_by: Option<Instant>,
     /// Since when it is ready, while it is.
+    #[serde(with = "some_instant")]
     pub(super) ready_since: Option<Instant>,
     /// How long it was ready before that, in this run.
     pub(super) ready_before: Duration,
 }
 
 /// How a reload is going on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) enum Reload {
     /// It said `RELOADING=1` and has yet to say `READY=1`.
-    Said { by: Option<Instant> },
+    Said {
+        #[serde(with = "some_instant")]
+        by: Option<Instant>,
+    },
     /// The n-th of `exec_reload`.
-    Command { n: usize, pid: Option<Pid>, by: Option<Instant> },
+    Command {
+        n: usize,
+        pid: Option<Pid>,
+        #[serde(with = "some_instant")]
+        by: Option<Instant>,
+    },
 }
 
 /// The longest silence that is taken, and when it is over.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Watchdog {
     pub(super) every: Duration,
+    #[serde(with = "instant")]
     pub(super) at: Instant,
 }
 
 /// A unit on its way to nothing left.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Stop {
     pub(super) phase: Phase,
     pub(super) main: Option<Pid>,
@@ -115,24 +135,37 @@ pub(super) struct Stop {
 }
 
 /// How far a stop has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Phase {
     /// A process was asked for and is not known yet: no signal could reach it.
     Spawning(Stage),
     /// The n-th of `exec_stop`.
-    Command { n: usize, pid: Option<Pid>, by: Instant },
+    Command {
+        n: usize,
+        pid: Option<Pid>,
+        #[serde(with = "instant")]
+        by: Instant,
+    },
     /// The stop signal is sent; whatever is left at this moment is killed.
-    Term { kill_at: Instant },
+    Term {
+        #[serde(with = "instant")]
+        kill_at: Instant,
+    },
     /// SIGKILL is sent until nothing is left.
     Kill,
     /// The n-th of `exec_stop_post`.
-    Post { n: usize, pid: Option<Pid>, by: Instant },
+    Post {
+        n: usize,
+        pid: Option<Pid>,
+        #[serde(with = "instant")]
+        by: Instant,
+    },
     /// SIGKILL to what `exec_stop_post` left.
     PostKill,
 }
 
 /// Why a run came to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum End {
     /// It was told to, for this reason.
     Asked(String),
@@ -154,11 +187,16 @@ pub(super) enum End {
     Liveness(String),
 }
 
+/// One of our words. Under a name of its own, since serde takes a reference for one into the document.
+pub(super) type Word = &'static str;
+
 /// What others read of a unit, kept up to date after every change of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Face {
-    pub(super) state: &'static str,
-    pub(super) sub_state: &'static str,
+    #[serde(with = "word")]
+    pub(super) state: Word,
+    #[serde(with = "word")]
+    pub(super) sub_state: Word,
     pub(super) ready: bool,
     /// Running or exited, which `binds_to` needs.
     pub(super) active: bool,
@@ -173,7 +211,7 @@ pub(super) struct Face {
 }
 
 /// Whether those that require a unit can expect it to become ready by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Hope {
     Some,
     /// It failed, or what it requires did.

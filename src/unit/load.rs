@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 /// Where the configuration comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// This file; it must be there.
     File(PathBuf),

@@ -94,7 +94,6 @@ impl Logs for FakeLogs {
             lines: found,
             cursor,
             more,
-            pending: false,
         })
     }
 
@@ -189,8 +188,12 @@ async fn answer(mut commands: mpsc::Receiver<Command>, asked: Arc<Mutex<Vec<Stri
                 reply.send(vec![]);
                 continue;
             }
+            Command::Resume { reply, .. } => {
+                reply.send(None);
+                continue;
+            }
             Command::Upgrade { binary, workers, reply } => {
-                reply.send(Ok(()));
+                reply.send(Outcome::Done);
                 format!("upgrade {binary:?} {workers}")
             }
         };

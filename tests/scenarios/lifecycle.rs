@@ -171,3 +171,46 @@ fn as_pid_1_of_a_container() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     sandbox.nothing_left();
 }
+
+#[test]
+fn closed_standard_streams_are_dev_null() {
+    let sandbox = Sandbox::new(SLEEPER);
+    let mut command = std::process::Command::new("sh");
+    sandbox.surroundings(&mut command);
+    let line = format!("exec {} up <&- >&- 2>&-", env!("CARGO_BIN_EXE_sandkeep"));
+    let mut child = command.args(["-c", &line]).spawn().unwrap();
+    sandbox.eventually("it is ready", || sandbox.run(&["wait", "--timeout", "1s"]).code == 0);
+    for number in 0..3 {
+        let target = std::fs::read_link(format!("/proc/{}/fd/{number}", child.id())).unwrap();
+        assert_eq!(target.to_str(), Some("/dev/null"), "{number}");
+    }
+    sandbox.down();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn postmortems_are_carried_out_of_the_box() {
+    let sandbox = Sandbox::new(
+        "[project]\nid = 'p'\n[sandbox]\nid = 'box 1'\n[health]\nlisten = \"off\"\n[sync]\nstore = 'file://DIR/store'\n\
+         [unit.sync]\nworker = 'sync'\ndrain_signal = 'SIGUSR2'\n[unit.bad]\nexec = 'echo so long; exit 3'\noptional = true\n",
+    );
+    std::fs::create_dir(sandbox.path().join("store")).unwrap();
+    sandbox.up().expect(0);
+    sandbox.until("bad", "dead");
+    let kept = sandbox.path().join("state/default/postmortem");
+    let names = |directory: &std::path::Path| -> Vec<String> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.ends_with(".json"));
+        names.sort();
+        names
+    };
+    sandbox.eventually("the failure is kept", || names(&kept).len() == 1);
+    sandbox.run(&["sync", "flush"]).expect(0);
+    let boxes = sandbox.path().join("store/p/.sandkeep/postmortem");
+    let stored = std::fs::read_dir(boxes).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(names(&stored), names(&kept));
+    sandbox.down();
+    let text = std::fs::read_to_string(stored.join(&names(&stored)[0])).unwrap();
+    assert!(text.contains("so long"), "{text}");
+}

@@ -19,4 +19,7 @@ mod probes;
 mod reload;
 mod restarts;
 mod supervisor_death;
+mod upgrade;
+mod upgrade_broken;
+mod upgrade_jobs;
 mod watch;

@@ -59,3 +59,24 @@ fn a_changed_root_is_refused() {
     assert!(answer.stderr.contains("root"), "{answer:#?}");
     sandbox.down();
 }
+
+#[test]
+fn the_health_endpoint_moves() {
+    let port = crate::sandbox::free_port();
+    let open = |port: u16| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    let config = |port: u16| format!("[health]\nlisten = '127.0.0.1:{port}'\n[unit.a]\nexec = 'exec sleep 1000'\n");
+    let sandbox = Sandbox::new(&config(port));
+    sandbox.up().expect(0);
+    assert!(open(port));
+    let other = crate::sandbox::free_port();
+    sandbox.write_config(&config(other));
+    sandbox.run(&["reload"]).expect(0);
+    sandbox.eventually("it listens there alone", || open(other) && !open(port));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    sandbox.write_config(&config(taken.local_addr().unwrap().port()));
+    sandbox.run(&["reload"]).expect(0);
+    assert!(open(other), "stays where it was");
+    let events = sandbox.run(&["events"]).expect(0).stdout;
+    assert!(events.contains("the health endpoint stays where it was"), "{events}");
+    sandbox.down();
+}

@@ -5,7 +5,7 @@ use crate::cli::Global;
 use crate::control::client::Client;
 use crate::control::document::{Readiness, StatusDocument, UnitState, UnitStatus};
 use crate::control::event_log::Transition;
-use crate::control::{DaemonHandle, Event, LogPage, LogQuery, Snapshot};
+use crate::control::{DaemonHandle, Event, LogPage, LogQuery, Snapshot, Time};
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::Sender;
@@ -15,17 +15,24 @@ use std::time::{Duration, Instant};
 const PAGE: usize = 512;
 /// Between two looks of the clock at a start that goes on.
 const TICK: Duration = Duration::from_secs(1);
-/// How long the end of a line is waited for.
-const UNENDED: Duration = Duration::from_millis(500);
+
+/// From when on everything is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// From the supervisor's start on.
+    Beginning,
+    /// From now on: an earlier image of this process has shown the rest.
+    Now,
+}
 
 /// Shows everything on a thread of its own: a terminal that does not take it holds up nobody.
-pub(super) fn attach(handle: DaemonHandle, global: Global, finished: Sender<()>) {
+pub(super) fn attach(handle: DaemonHandle, global: Global, finished: Sender<()>, from: From) {
     let thread = std::thread::Builder::new().name("console".into());
     let _ = thread.spawn(move || {
         // Signals are the main thread's business.
         let _ = nix::sys::signal::SigSet::all().thread_block();
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() {
-            runtime.block_on(show(handle, &global));
+            runtime.block_on(show(handle, &global, from));
         }
         drop(finished);
     });
@@ -74,19 +81,22 @@ impl Screen {
     }
 }
 
-async fn show(mut handle: DaemonHandle, global: &Global) {
+async fn show(mut handle: DaemonHandle, global: &Global, from: From) {
     let started = Instant::now();
     let mut screen = Screen::new();
     let mut events = handle.events.clone();
-    let mut position = events.oldest();
+    let (mut position, since) = match from {
+        From::Beginning => (events.oldest(), handle.snapshot().started_at),
+        From::Now => (events.last(1), Time(jiff::Timestamp::now())),
+    };
     let mut changed = handle.logs.changed();
     let mut query = LogQuery {
-        since: Some(handle.snapshot().started_at),
+        since: Some(since),
         limit: PAGE,
         follow: true,
         ..LogQuery::default()
     };
-    let mut ready = false;
+    let mut ready = from == From::Now && handle.snapshot().ready();
     loop {
         let (new, next) = events.read(position, PAGE);
         position = next;
@@ -120,11 +130,7 @@ async fn show(mut handle: DaemonHandle, global: &Global) {
         if page.more || !new.is_empty() {
             continue;
         }
-        let tick = if page.pending {
-            Some(UNENDED)
-        } else {
-            (screen.live && !ready).then_some(TICK)
-        };
+        let tick = (screen.live && !ready).then_some(TICK);
         tokio::select! {
             more = events.wait(position) => if !more { return finish(&handle, &mut query, &mut screen) },
             more = changed.changed() => if more.is_err() { return finish(&handle, &mut query, &mut screen) },

@@ -71,6 +71,7 @@ fn flags(args: &Args) -> Vec<OsString> {
     add("--root", args.root.clone().map(Into::into));
     add("--listen", args.listen.clone().map(Into::into));
     add("--store", args.store.clone().map(Into::into));
+    add("--record", args.record.clone().map(Into::into));
     if args.skip_restore {
         flags.push("--skip-restore".into());
     }

@@ -4,7 +4,7 @@
 
 use super::units::no_such_unit;
 use crate::control::answer::masked;
-use crate::control::daemon_handle::{DaemonHandle, Mask};
+use crate::control::daemon_handle::DaemonHandle;
 use crate::control::event_log::{Event, EventReader, Position};
 use crate::control::logs::{LogLine, LogPage, LogQuery, ReadLogsError};
 use crate::control::params::{self, Params, flag, list};
@@ -25,8 +25,6 @@ use utoipa::IntoParams;
 const PAGE: usize = 512;
 /// The most lines that `lines` may ask for.
 const MAX_TAIL: usize = 100_000;
-/// How long the end of a line is waited for.
-const UNENDED: Duration = Duration::from_millis(500);
 /// How often an idle event stream says that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -112,11 +110,9 @@ async fn lines(daemon: DaemonHandle, units: Vec<String>, which: WhichLines) -> R
             if !follow {
                 return None;
             }
-            if page.pending {
-                // A prompt has no end: it is shown although nothing more comes.
-                let _ = tokio::time::timeout(UNENDED, changed.changed()).await;
-            } else {
-                changed.changed().await.ok()?;
+            tokio::select! {
+                more = changed.changed() => more.ok()?,
+                () = daemon.closing() => return None,
             }
             query.go_on(page.cursor);
             page = read_page(&daemon, query.clone()).await.ok()?;
@@ -203,7 +199,7 @@ pub(in crate::control) async fn events(
         position,
         follow: which.follow,
         format,
-        mask: daemon.mask.clone(),
+        daemon: daemon.clone(),
     };
     let body = stream::unfold(state, |mut state| async move {
         state.next().await.map(|text| (Ok::<_, Infallible>(text), state))
@@ -239,7 +235,7 @@ struct Following {
     position: Position,
     follow: bool,
     format: Format,
-    mask: Mask,
+    daemon: DaemonHandle,
 }
 
 impl Following {
@@ -253,7 +249,13 @@ impl Following {
             if !self.follow {
                 return None;
             }
-            match tokio::time::timeout(KEEP_ALIVE, self.reader.wait(position)).await {
+            let more = async {
+                tokio::select! {
+                    more = self.reader.wait(position) => more,
+                    () = self.daemon.closing() => false,
+                }
+            };
+            match tokio::time::timeout(KEEP_ALIVE, more).await {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(_) if matches!(self.format, Format::ServerSent) => return Some(Bytes::from_static(b": here\n\n")),
@@ -265,7 +267,7 @@ impl Following {
     fn write<'a>(&self, events: impl Iterator<Item = &'a Event>) -> Bytes {
         let mut text = String::new();
         for event in events {
-            let json = masked(serde_json::to_value(event).unwrap_or_default(), &self.mask);
+            let json = masked(serde_json::to_value(event).unwrap_or_default(), &self.daemon.mask);
             // Writing to a string does not fail.
             let _ = match self.format {
                 Format::ServerSent => write!(text, "id: {}\nevent: {}\ndata: {json}\n\n", event.id(), event.kind()),

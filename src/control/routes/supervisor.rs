@@ -1,14 +1,16 @@
 //! The supervisor as a whole: wait, reload, shut down, upgrade.
 
-use super::units::{no_such_unit, outcome_or_problem, within};
+use super::units::{done, no_such_unit, outcome_or_problem, within};
 use crate::control::answer::Answer;
 use crate::control::daemon_handle::{Command, DaemonHandle, ReloadReply, ReloadRequest};
-use crate::control::document::StatusDocument;
+use crate::control::document::{StatusDocument, Upgrade};
 use crate::control::params::{Params, flag, list, some_duration};
 use crate::control::problem::{Code, Problem};
+use crate::control::snapshot::Snapshot;
 use crate::supervisor::Verb;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -67,7 +69,8 @@ pub struct Reloaded {
         (status = 422, description = "invalid: `detail` has the diagnostics", body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn reload(State(daemon): State<DaemonHandle>, body: Body) -> Result<Answer, Problem> {
     let request = read_json(body).await?.unwrap_or_default();
-    match daemon.ask(|reply| Command::Reload { request, reply }).await? {
+    let answered = daemon.ask(|reply| Command::Reload { request, reply }).await;
+    match answered.map_err(|error| Problem::from(error).then("what=reload"))? {
         ReloadReply::Applied { changed, config_hash } => Ok(Answer::ok(&Reloaded { changed, config_hash })),
         ReloadReply::Invalid(diagnostics) => Err(Problem::new(Code::InvalidConfig, diagnostics)),
         ReloadReply::Refused(why) => Err(Problem::new(Code::Refused, why)),
@@ -99,7 +102,8 @@ pub struct Down {
     responses((status = 200, description = "everything is down", body = Down), (status = 409, description = "something is left", body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn shutdown(State(daemon): State<DaemonHandle>, Params(how): Params<ShuttingDown>) -> Result<Answer, Problem> {
     let budget = how.timeout;
-    let outcome = daemon.ask(|reply| Command::Shutdown { budget, reply }).await?;
+    let answered = daemon.ask(|reply| Command::Shutdown { budget, reply }).await;
+    let outcome = answered.map_err(|error| Problem::from(error).then("what=down"))?;
     let snapshot = daemon.snapshot();
     outcome_or_problem(outcome, &snapshot)?;
     Ok(Answer::ok(&Down {
@@ -121,24 +125,95 @@ pub(in crate::control) struct UpgradeTo {
     workers: bool,
 }
 
-/// The new binary takes over.
+/// The new binary has taken over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Upgrading {
-    /// The version that is left.
-    pub from: String,
+pub struct Upgraded {
+    /// The version that answers.
+    pub version: String,
+    /// How the last upgrade went.
+    pub upgrade: Option<Upgrade>,
 }
 
-/// Executes another binary in place; on any failure nothing has changed.
+/// Executes another binary in place; on any failure nothing has changed. The answer to wait for is the next image's: a redirection.
 #[utoipa::path(post, path = "/v1/upgrade", tag = "supervisor", params(UpgradeTo),
-    responses((status = 200, body = Upgrading), (status = 409, body = Problem, content_type = "application/problem+json")))]
+    responses((status = 303, description = "it goes on; the outcome is at `Location`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn upgrade(State(daemon): State<DaemonHandle>, Params(to): Params<UpgradeTo>) -> Result<Answer, Problem> {
     let UpgradeTo { binary, workers } = to;
     let binary = binary.map(Into::into);
-    let answer = daemon.ask(|reply| Command::Upgrade { binary, workers, reply }).await?;
-    answer.map_err(|why| Problem::new(Code::Refused, why))?;
-    Ok(Answer::ok(&Upgrading {
-        from: env!("CARGO_PKG_VERSION").to_owned(),
-    }))
+    let answered = daemon.ask(|reply| Command::Upgrade { binary, workers, reply }).await;
+    let outcome = answered.map_err(|error| Problem::from(error).then("what=upgrade"))?;
+    outcome_or_problem(outcome, &daemon.snapshot())?;
+    Ok(Answer::ok(&upgraded(&daemon.snapshot())))
+}
+
+fn upgraded(snapshot: &Snapshot) -> Upgraded {
+    Upgraded {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        upgrade: snapshot.upgrade.clone(),
+    }
+}
+
+/// What was asked for in the request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Asked {
+    #[default]
+    Status,
+    Units,
+    Reload,
+    Down,
+    Upgrade,
+}
+
+/// How the outcome is to be shown: as the answer to what was asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in crate::control) struct Resuming {
+    /// What was asked for.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    what: Asked,
+    /// Of which units.
+    #[serde(default)]
+    units: String,
+}
+
+/// What became of a request that was under way when the supervisor was upgraded: where such a request is redirected to. Kept for a minute.
+#[utoipa::path(get, path = "/v1/requests/{id}", tag = "supervisor", params(("id" = u64, Path, description = "the request"), Resuming),
+    responses((status = 200, description = "as the request itself would have been answered", body = StatusDocument),
+        (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json")))]
+pub(in crate::control) async fn request(
+    State(daemon): State<DaemonHandle>,
+    Path(request): Path<u64>,
+    Params(Resuming { what, units }): Params<Resuming>,
+) -> Result<Answer, Problem> {
+    let answered = daemon.ask(|reply| Command::Resume { request, reply }).await?;
+    let outcome = answered.ok_or_else(|| {
+        Problem::new(
+            Code::NotFound,
+            format!("request {request} is not known, or its outcome was not kept"),
+        )
+    })?;
+    let snapshot = daemon.snapshot();
+    outcome_or_problem(outcome, &snapshot)?;
+    Ok(match what {
+        Asked::Status => Answer::ok(&snapshot.document()),
+        Asked::Units => {
+            let names: Vec<String> = list(&units).into_iter().map(ToOwned::to_owned).collect();
+            done("done", StatusCode::OK, &snapshot, &names)
+        }
+        Asked::Reload => Answer::ok(&Reloaded {
+            changed: true,
+            config_hash: snapshot.config_hash.clone(),
+        }),
+        Asked::Down => Answer::ok(&Down {
+            outcome: "done".to_owned(),
+            pid: snapshot.pid,
+        }),
+        Asked::Upgrade => Answer::ok(&upgraded(&snapshot)),
+    })
 }
 
 /// Reads a JSON body; `None` when it is empty.

@@ -1,7 +1,7 @@
 //! One unit, or several with commas: state, reasons, commands.
 
 use crate::control::answer::Answer;
-use crate::control::daemon_handle::{Command, DaemonHandle};
+use crate::control::daemon_handle::{AskError, Command, DaemonHandle, Waiting};
 use crate::control::document::UnitStatus;
 use crate::control::logs::LogQuery;
 use crate::control::params::{self, Params, flag, list, some_duration};
@@ -13,7 +13,6 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use utoipa::{IntoParams, ToSchema};
 
 /// How many of a unit's last lines `why` shows.
@@ -23,7 +22,7 @@ const WHY_LINES: usize = 20;
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::control) struct Waiting {
+pub(in crate::control) struct Blocking {
     /// Whether to wait for the outcome; without waiting the answer is 202.
     #[serde(default = "yes", deserialize_with = "flag")]
     block: bool,
@@ -100,49 +99,49 @@ pub(in crate::control) async fn explain(daemon: &DaemonHandle, name: &str, lines
 }
 
 /// Starts units, at once also in backoff.
-#[utoipa::path(post, path = "/v1/units/{u}/start", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Waiting),
+#[utoipa::path(post, path = "/v1/units/{u}/start", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Blocking),
     responses((status = 200, description = "ready", body = Done), (status = 202, description = "not waited for", body = Done),
         (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn start(
     daemon: State<DaemonHandle>,
     units: Path<String>,
-    waiting: Params<Waiting>,
+    waiting: Params<Blocking>,
 ) -> Result<Answer, Problem> {
     command(daemon, units, waiting, Verb::Start).await
 }
 
 /// Stops units, what requires them first.
-#[utoipa::path(post, path = "/v1/units/{u}/stop", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Waiting),
+#[utoipa::path(post, path = "/v1/units/{u}/stop", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Blocking),
     responses((status = 200, description = "nothing of them is left", body = Done), (status = 202, description = "not waited for", body = Done),
         (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn stop(
     daemon: State<DaemonHandle>,
     units: Path<String>,
-    waiting: Params<Waiting>,
+    waiting: Params<Blocking>,
 ) -> Result<Answer, Problem> {
     command(daemon, units, waiting, Verb::Stop).await
 }
 
 /// Stops and starts units.
-#[utoipa::path(post, path = "/v1/units/{u}/restart", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Waiting),
+#[utoipa::path(post, path = "/v1/units/{u}/restart", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Blocking),
     responses((status = 200, description = "ready again", body = Done), (status = 202, description = "not waited for", body = Done),
         (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn restart(
     daemon: State<DaemonHandle>,
     units: Path<String>,
-    waiting: Params<Waiting>,
+    waiting: Params<Blocking>,
 ) -> Result<Answer, Problem> {
     command(daemon, units, waiting, Verb::Restart).await
 }
 
 /// Has units read their configuration anew.
-#[utoipa::path(post, path = "/v1/units/{u}/reload", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Waiting),
+#[utoipa::path(post, path = "/v1/units/{u}/reload", tag = "units", params(("u" = String, Path, description = "the unit, or several with commas"), Blocking),
     responses((status = 200, body = Done), (status = 202, description = "not waited for", body = Done),
         (status = 404, body = Problem, content_type = "application/problem+json"), (status = 409, body = Problem, content_type = "application/problem+json")))]
 pub(in crate::control) async fn reload(
     daemon: State<DaemonHandle>,
     units: Path<String>,
-    waiting: Params<Waiting>,
+    waiting: Params<Blocking>,
 ) -> Result<Answer, Problem> {
     command(daemon, units, waiting, Verb::Reload).await
 }
@@ -170,7 +169,7 @@ pub(in crate::control) async fn kill(
 async fn command(
     State(daemon): State<DaemonHandle>,
     Path(units): Path<String>,
-    Params(waiting): Params<Waiting>,
+    Params(waiting): Params<Blocking>,
     verb: fn(Vec<String>) -> Verb,
 ) -> Result<Answer, Problem> {
     let names = known(&daemon.snapshot(), &units)?;
@@ -179,7 +178,8 @@ async fn command(
     if !waiting.block {
         return Ok(done("accepted", StatusCode::ACCEPTED, &daemon.snapshot(), &names));
     }
-    let outcome = within(answer, waiting.timeout).await?;
+    let answered = within(answer, waiting.timeout).await;
+    let outcome = answered.map_err(|problem| problem.then(&format!("what=units&units={}", names.join(","))))?;
     outcome_or_problem(outcome, &daemon.snapshot())?;
     Ok(done("done", StatusCode::OK, &daemon.snapshot(), &names))
 }
@@ -200,7 +200,7 @@ pub(in crate::control) fn no_such_unit(name: &str, snapshot: &Snapshot) -> Probl
     Problem::no_such_unit(name, snapshot.units.iter().map(|unit| unit.status.name.as_str()))
 }
 
-fn done(outcome: &str, status: StatusCode, snapshot: &Snapshot, names: &[String]) -> Answer {
+pub(super) fn done(outcome: &str, status: StatusCode, snapshot: &Snapshot, names: &[String]) -> Answer {
     let units = names.iter().filter_map(|name| snapshot.unit(name));
     let done = Done {
         outcome: outcome.to_owned(),
@@ -210,11 +210,14 @@ fn done(outcome: &str, status: StatusCode, snapshot: &Snapshot, names: &[String]
 }
 
 /// Waits for an answer, for a while or for as long as it takes.
-pub(in crate::control) async fn within<T>(answer: oneshot::Receiver<T>, limit: Option<Duration>) -> Result<T, Problem> {
-    let gone = |_| Problem::new(Code::Stopping, "the supervisor went away before it answered");
+pub(in crate::control) async fn within<T>(answer: Waiting<T>, limit: Option<Duration>) -> Result<T, Problem> {
+    let gone = |error| match error {
+        AskError::Gone => Problem::new(Code::Stopping, "the supervisor went away before it answered"),
+        AskError::Busy | AskError::Moved(_) => error.into(),
+    };
     match limit {
-        None => answer.await.map_err(gone),
-        Some(limit) => match tokio::time::timeout(limit, answer).await {
+        None => answer.answer().await.map_err(gone),
+        Some(limit) => match tokio::time::timeout(limit, answer.answer()).await {
             Ok(answered) => answered.map_err(gone),
             Err(_) => Err(Problem::new(Code::Timeout, format!("not done within {limit:?}; it goes on"))),
         },

@@ -53,6 +53,7 @@ pub(super) enum Command {
     Note(Name, String),
     Finish(Name, u64, oneshot::Sender<()>),
     Limit(Limits),
+    Adopt(Vec<Handed>),
     Handover(oneshot::Sender<Vec<Handed>>),
     Close(oneshot::Sender<()>),
 }
@@ -335,6 +336,7 @@ impl Capture {
                     let _ = done.send(());
                 }
                 Ok(Command::Limit(limits)) => self.limit(limits),
+                Ok(Command::Adopt(handed)) => handed.into_iter().for_each(|handed| self.adopt(handed)),
                 Ok(Command::Handover(reply)) => {
                     let handed = self.hand_over();
                     self.publish();
@@ -381,7 +383,7 @@ impl Capture {
     }
 
     /// Reads this pipe from now on.
-    pub(super) fn capture(&mut self, name: Name, tag: Tag, fd: OwnedFd, pending: bool) {
+    fn capture(&mut self, name: Name, tag: Tag, fd: OwnedFd, pending: bool) {
         let flags = fcntl(&fd, FcntlArg::F_GETFL).map(OFlag::from_bits_retain).unwrap_or(OFlag::empty());
         let nonblocking = fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK));
         let token = u64::from(tag.source);
@@ -405,9 +407,11 @@ impl Capture {
         self.sources.insert(token, source);
     }
 
-    /// Marks this unit's files as this process's own, although sources of an earlier one still write to them.
-    pub(super) fn inherit(&mut self, name: &Name) {
-        self.unit(name).log.inherit(None);
+    /// Takes over a source of the image before this one: the unit's files are this process's own, although something wrote to them already.
+    fn adopt(&mut self, handed: Handed) {
+        self.unit(&handed.unit).log.inherit(None);
+        let tag = tag(handed.source, handed.stream, handed.invocation);
+        self.capture(handed.unit, tag, handed.pipe, handed.pending);
     }
 
     fn note(&mut self, name: &Name, text: &str) {
@@ -445,7 +449,7 @@ impl Capture {
     fn limit(&mut self, limits: Limits) {
         self.limits = limits;
         for unit in self.units.values_mut() {
-            unit.log.limit(limits.max_size, limits.keep);
+            unit.log.limit(limits);
         }
     }
 
@@ -535,7 +539,7 @@ fn unit<'a>(
     if !units.contains_key(name) {
         let rotated = rotated.remove(name).unwrap_or_default();
         let unit = Unit {
-            log: UnitLog::new(name.clone(), Arc::clone(dir), rotated.into(), limits.max_size, limits.keep),
+            log: UnitLog::new(name.clone(), Arc::clone(dir), rotated.into(), limits),
             watches: BTreeMap::new(),
             used: 0,
         };

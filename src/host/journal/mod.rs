@@ -15,7 +15,7 @@
 //! How the daemon uses it:
 //!
 //! ```text
-//! let journal = Journal::open(dir, Limits { max_size, keep })?;          // or inherit(…) after an upgrade
+//! let journal = Journal::open(dir, Limits { max_size, keep, most })?;          // or inherit(…) after an upgrade
 //! let seen = journal.watch(&unit, invocation, regex);                    // for a `log` probe, before the capture
 //! journal.capture(&unit, invocation, stdout, stderr);                    // read ends of the pipes
 //! journal.note(&sandkeep, "dev: active (running)");                      // lines of the supervisor's own
@@ -71,6 +71,13 @@ pub struct Limits {
     pub max_size: u64,
     /// Rotated files of a unit.
     pub keep: u32,
+    /// Bytes of all files of all units together: the oldest rotated ones go first.
+    pub most: u64,
+}
+
+impl Limits {
+    /// What all units' logs together may take on a machine that is not made for keeping logs.
+    pub const MOST: u64 = 2 << 30;
 }
 
 /// What the journal could not do; for the status.
@@ -143,23 +150,29 @@ pub struct Journal {
 impl Journal {
     /// Creates the directory where it is missing and starts the thread.
     pub fn open(dir: PathBuf, limits: Limits) -> Result<Self, JournalError> {
-        Self::inherit(dir, limits, Vec::new())
+        Self::start(dir, limits)
     }
 
     /// As `open`, and goes on with the pipes of the image before this one.
     pub fn inherit(dir: PathBuf, limits: Limits, handed: Vec<Handed>) -> Result<Self, JournalError> {
+        let journal = Self::start(dir, limits)?;
+        let next = handed.iter().map(|h| h.source).max().unwrap_or(0) + 1;
+        journal.adopt(handed, next);
+        Ok(journal)
+    }
+
+    fn start(dir: PathBuf, limits: Limits) -> Result<Self, JournalError> {
         let created = DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         let rotated = created.and_then(|()| files::units(&dir));
         let rotated = rotated.map_err(|error| JournalError::Directory { path: dir.clone(), error })?;
         let dir: Arc<Path> = dir.into();
-        let next = handed.iter().map(|h| h.source).max().unwrap_or(0) + 1;
         let (commands, receiver) = mpsc::channel();
         let (changes_sender, changes) = watch::channel(0);
         let (health_sender, health) = watch::channel(Health::default());
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let started = EventFd::from_flags(flags).map_err(io::Error::from).and_then(|wake| {
             let wake = Arc::new(wake);
-            let mut capture = Capture::new(
+            let capture = Capture::new(
                 Arc::clone(&dir),
                 limits,
                 rotated,
@@ -168,10 +181,6 @@ impl Journal {
                 changes_sender,
                 health_sender,
             )?;
-            for h in handed {
-                capture.inherit(&h.unit);
-                capture.capture(h.unit, capture::tag(h.source, h.stream, h.invocation), h.pipe, h.pending);
-            }
             let thread = std::thread::Builder::new().name("journal".into()).stack_size(256 * 1024);
             thread.spawn(move || {
                 // Signals are the main thread's business.
@@ -184,10 +193,21 @@ impl Journal {
             dir,
             commands,
             wake: started.map_err(|error| JournalError::Thread { error })?,
-            sources: AtomicU32::new(next),
+            sources: AtomicU32::new(1),
             changes,
             health,
         })
+    }
+
+    /// Goes on with the pipes of the image before this one, whose next source would have had this number.
+    pub fn adopt(&self, handed: Vec<Handed>, next_source: u32) {
+        self.sources.fetch_max(next_source, Ordering::Relaxed);
+        self.tell(Command::Adopt(handed));
+    }
+
+    /// The number of the source to come.
+    pub fn next_source(&self) -> u32 {
+        self.sources.load(Ordering::Relaxed)
     }
 
     /// Reads these pipes until their ends, whatever becomes of the unit. Each process of a stage has its own two.
@@ -248,8 +268,8 @@ impl Journal {
         &self.dir
     }
 
-    /// Stops reading and gives the pipes away; what they hold stays in them.
-    pub async fn hand_over(self) -> Vec<Handed> {
+    /// Stops reading and gives the pipes away; what they hold stays in them. The last thing that is asked of this journal.
+    pub async fn hand_over(&self) -> Vec<Handed> {
         let (reply, handed) = oneshot::channel();
         self.tell(Command::Handover(reply));
         handed.await.unwrap_or_default()

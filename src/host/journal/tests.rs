@@ -1,5 +1,6 @@
 //! Laws of writing and reading together: whatever was written, in whatever pieces, is read back, from wherever one starts.
 
+use super::Limits;
 use super::files;
 use super::format::Stream;
 use super::read::{Cursor, Line, Query, Reader};
@@ -88,7 +89,16 @@ fn dev() -> Name {
 
 fn open(dir: &Path, max_size: u64, keep: u32) -> UnitLog {
     let rotated = files::units(dir).unwrap().remove(&dev()).unwrap_or_default();
-    UnitLog::new(dev(), dir.into(), rotated.into(), max_size, keep)
+    UnitLog::new(
+        dev(),
+        dir.into(),
+        rotated.into(),
+        Limits {
+            max_size,
+            keep,
+            most: Limits::MOST,
+        },
+    )
 }
 
 fn tag(source: u32) -> Tag {
@@ -266,7 +276,14 @@ fn units_are_merged_by_time_and_resumed_together() {
     let names: Vec<Name> = ["a", "b", "c"].into_iter().filter_map(Name::new).collect();
     let mut logs: Vec<UnitLog> = names
         .iter()
-        .map(|name| UnitLog::new(name.clone(), dir.path().into(), [].into(), 200, 1000))
+        .map(|name| {
+            let limits = Limits {
+                max_size: 200,
+                keep: 1000,
+                most: Limits::MOST,
+            };
+            UnitLog::new(name.clone(), dir.path().into(), [].into(), limits)
+        })
         .collect();
     for n in 0..300u32 {
         let wall = 1_000_000_000 + i64::from(n) * 2_000_000;

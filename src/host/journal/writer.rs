@@ -3,8 +3,8 @@
 //! A write that fails never stops the reading of a pipe, so a child is never held up by a full disk: what could not be written is
 //! counted, and a line in the log says so as soon as there is room again.
 
-use super::Loss;
 use super::format::{self, ALL_ENDED, ENDED, ENTRY_LEN, Entry, OTHERS_PENDING, Stream};
+use super::{Limits, Loss};
 use crate::unit::Name;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -51,6 +51,8 @@ pub(super) struct UnitLog {
     dir: Arc<Path>,
     max_size: u64,
     keep: u32,
+    /// What all units' logs together may take.
+    most: u64,
     generation: u64,
     rotated: VecDeque<u64>,
     open: Option<Open>,
@@ -84,12 +86,14 @@ struct Losing {
 
 impl UnitLog {
     /// The files of this unit in `dir`; `rotated` are the generations that are there, in order. Opens nothing.
-    pub(super) fn new(unit: Name, dir: Arc<Path>, rotated: VecDeque<u64>, max_size: u64, keep: u32) -> Self {
+    pub(super) fn new(unit: Name, dir: Arc<Path>, rotated: VecDeque<u64>, limits: Limits) -> Self {
+        let Limits { max_size, keep, most } = limits;
         Self {
             unit,
             dir,
             max_size: max_size.max(1),
             keep,
+            most,
             generation: 0,
             rotated,
             open: None,
@@ -115,9 +119,11 @@ impl UnitLog {
     }
 
     /// New limits, from the next write on.
-    pub(super) fn limit(&mut self, max_size: u64, keep: u32) {
+    pub(super) fn limit(&mut self, limits: Limits) {
+        let Limits { max_size, keep, most } = limits;
         self.max_size = max_size.max(1);
         self.keep = keep;
+        self.most = most;
     }
 
     /// Closes the files until the next write.
@@ -355,6 +361,7 @@ impl UnitLog {
         }
         self.generation += 1;
         self.size = 0;
+        prune(&self.dir, self.most);
         while self.rotated.len() > self.keep as usize {
             if let Some(oldest) = self.rotated.pop_front() {
                 let (log, index) = self.path(Some(oldest));
@@ -397,6 +404,37 @@ impl UnitLog {
         }
         self.fresh = false;
         Ok(())
+    }
+}
+
+/// Removes the oldest rotated files of all units while all logs together are larger than this. What is being written stays.
+fn prune(dir: &Path, most: u64) {
+    let Ok(units) = super::files::units(dir) else { return };
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+    let mut all = 0;
+    let mut rotated = Vec::new();
+    for (unit, generations) in &units {
+        all += size(&dir.join(format::log_name(unit, None)));
+        for generation in generations {
+            let log = dir.join(format::log_name(unit, Some(*generation)));
+            let Ok(found) = std::fs::metadata(&log) else { continue };
+            all += found.len();
+            rotated.push((
+                found.modified().ok(),
+                log,
+                dir.join(format::index_name(unit, Some(*generation))),
+                found.len(),
+            ));
+        }
+    }
+    rotated.sort();
+    for (_, log, index, size) in rotated {
+        if all <= most {
+            return;
+        }
+        let _ = std::fs::remove_file(log);
+        let _ = std::fs::remove_file(index);
+        all -= size;
     }
 }
 

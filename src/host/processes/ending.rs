@@ -96,12 +96,7 @@ impl Host {
         let was_killing = run.pending.as_ref().is_some_and(|pending| pending.kill);
         if !was_killing {
             // The next look is at once, from within `events`.
-            run.pending = Some(Pending {
-                kill,
-                since: now,
-                next: Some(now),
-                wait: FIRST_ROUND,
-            });
+            run.pending = Some(Pending::begin(kill, now));
         }
     }
 

@@ -272,6 +272,7 @@ fn units(file: &File, root: &Path, secret_names: &[String], faults: &mut Faults<
         .iter()
         .map(|(name, unit)| unit::check(name, unit, root, secret_names, faults))
         .collect();
+    names::reserved(&written.value, faults);
     let edges = names::edges(&written.value, faults);
     names::fold_before(&written.value, &mut checked);
     match graph::order(checked.len(), &edges) {

@@ -43,6 +43,22 @@ fn index(units: &Units, name: &Name) -> Option<usize> {
     units.0.iter().position(|(known, _)| known.value == *name)
 }
 
+/// The supervisor's own log has this name.
+const OURS: &str = "sandkeep";
+
+/// Names that a unit cannot have.
+pub(super) fn reserved(units: &Units, faults: &mut Faults<'_>) {
+    for (name, _) in units.0.iter().filter(|(name, _)| name.value.as_str() == OURS) {
+        let message = format!("`{OURS}` cannot be a unit's name: the supervisor's own log has it");
+        faults.error(
+            &name.span,
+            &format!("unit.{OURS}"),
+            message,
+            Some("give the unit another name".to_owned()),
+        );
+    }
+}
+
 /// Who waits for whom and why. Names of no unit are noted.
 pub(super) fn edges(units: &Units, faults: &mut Faults<'_>) -> Vec<Edge> {
     let mut edges = Vec::new();
