@@ -4,7 +4,6 @@
 use super::action::{Action, Transition};
 use super::graph::Id;
 use super::machine::Supervisor;
-use super::node::Node;
 use super::state::{End, Face, Hope, State};
 use crate::unit::{Name, Unit};
 use std::time::Duration;
@@ -150,13 +149,10 @@ impl Supervisor {
         self.stops_before(id).next().is_none()
     }
 
-    /// What is still up of all that is ordered after it and has to stop too, or depends on it and stops for reasons of its own.
+    /// What is still up of all that is ordered after it and has to stop too.
     pub(super) fn stops_before(&self, id: Id) -> impl Iterator<Item = Id> {
-        let edges = self.graph.of(id);
-        edges.followers.iter().copied().filter(|f| {
-            let Node { face, state, .. } = &self.nodes[*f];
-            !face.down && (face.leaving || (matches!(state, State::Stopping(_)) && edges.dependents.contains(f)))
-        })
+        let up = |f: &Id| self.nodes[*f].face.leaving && !self.nodes[*f].face.down;
+        self.graph.of(id).followers.iter().copied().filter(up)
     }
 
     /// Whether what it is ordered after allows it to start.
