@@ -1,6 +1,6 @@
 //! What a turn does when nothing goes wrong.
 
-use crate::support::{KEY, Sandbox, until};
+use crate::support::{KEY, Sandbox, claude, until};
 use serde_json::json;
 
 #[test]
@@ -181,4 +181,37 @@ fn an_unknown_permission_mode_fails_the_unit_for_good() {
         text.contains("`yolo` is no permission mode") && text.contains("acceptEdits"),
         "{text}"
     );
+}
+
+#[test]
+fn as_an_ordinary_user() {
+    skip!("needs-claude");
+    skip!("needs-root");
+    let mut sandbox = Sandbox::prepare(json!({}));
+    // The binaries may be where only root gets.
+    let copied = |from: &std::path::Path, name: &str| {
+        let to = sandbox.path(name);
+        std::fs::copy(from, &to).unwrap();
+        to
+    };
+    let program = copied(&claude(), "claude");
+    let binary = copied(&sandbox.binary, "sandkeep");
+    let owned = std::process::Command::new("chown")
+        .args(["-R", "65534:65534"])
+        .arg(sandbox.folder.path())
+        .status();
+    assert!(owned.unwrap().success());
+    sandbox.settings = json!({"command": program});
+    sandbox.binary = binary;
+    sandbox.user = Some(65534);
+    sandbox.up();
+    let end = sandbox.ask("[[bash id -u > who.txt; setsid sleep 1005 >/dev/null 2>&1 & true]][[say Done.]]");
+    assert_eq!(
+        (end["status"].as_str(), end["text"].as_str()),
+        (Some("done"), Some("Done.")),
+        "{end}"
+    );
+    assert_eq!(sandbox.file("who.txt"), "65534\n");
+    assert_eq!(sandbox.api.seen().keys.last().unwrap(), KEY);
+    sandbox.nothing_left_but("--input-format");
 }

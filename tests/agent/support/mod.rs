@@ -52,6 +52,10 @@ pub(crate) struct Sandbox {
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) key: Option<String>,
     pub(crate) id: String,
+    /// The ordinary user that the worker runs as; root else, where the tests do.
+    pub(crate) user: Option<u32>,
+    /// sandkeep.
+    pub(crate) binary: PathBuf,
     worker: Option<Child>,
 }
 
@@ -80,6 +84,8 @@ impl Sandbox {
             environment: Vec::new(),
             key: Some(KEY.into()),
             id: "sb1".into(),
+            user: None,
+            binary: env!("CARGO_BIN_EXE_sandkeep").into(),
             worker: None,
         }
     }
@@ -94,7 +100,10 @@ impl Sandbox {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sandkeep"));
+        let mut command = Command::new(&self.binary);
+        if let Some(user) = self.user {
+            std::os::unix::process::CommandExt::uid(&mut command, user);
+        }
         let mut agent = self.settings.clone();
         if agent["command"].is_null() {
             agent["command"] = json!(claude());
