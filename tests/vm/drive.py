@@ -31,7 +31,7 @@ class Machine:
             "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio",
             "-qmp", f"unix:{monitor},server=on,wait=off",
             "-kernel", options.kernel, "-initrd", options.initramfs,
-            "-append", f"console=ttyS0 quiet panic=-1 cases={','.join(cases)}",
+            "-append", f"console=ttyS0 quiet panic=-1 no_timer_check cases={','.join(cases)}",
         ]  # fmt: skip
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.lines = queue.Queue()
