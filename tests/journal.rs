@@ -404,8 +404,7 @@ async fn all_units_together_take_no_more_than_they_may() {
     let last = |unit: &str| {
         lines
             .iter()
-            .filter(|line| line.unit == unit)
-            .last()
+            .rfind(|line| line.unit == unit)
             .map(|line| line.message.trim_start_matches('0').to_owned())
     };
     assert_eq!(last("loud").as_deref(), Some("299"));

@@ -68,7 +68,7 @@ impl From<Problem> for CliError {
         };
         Self {
             message: problem.detail,
-            hint: problem.hint,
+            hint: problem.hint.map(String::from),
             code,
         }
     }

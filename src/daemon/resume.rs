@@ -94,7 +94,10 @@ struct Prepared {
 
 fn prepare(handover: Handover, arguments: Vec<OsString>, came_back: Option<String>) -> Result<Prepared, DaemonError> {
     let runtime = start::runtime()?;
-    let life = runtime.block_on(inherit(handover, arguments, came_back))?;
+    let life = {
+        let _within = runtime.enter();
+        inherit(handover, arguments, came_back)?
+    };
     Ok(life.with(runtime))
 }
 
@@ -127,7 +130,7 @@ impl Inherited {
     }
 }
 
-async fn inherit(handover: Handover, arguments: Vec<OsString>, came_back: Option<String>) -> Result<Inherited, DaemonError> {
+fn inherit(handover: Handover, arguments: Vec<OsString>, came_back: Option<String>) -> Result<Inherited, DaemonError> {
     let act = "taking over";
     let text = handover.state.duplicate().and_then(image::unseal).map_err(start::starting(act))?;
     let mut document = Document::parse(&text).map_err(start::starting(act))?;

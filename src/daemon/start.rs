@@ -98,7 +98,10 @@ pub(super) fn starting<E: std::fmt::Display>(act: &str) -> impl FnOnce(E) -> Dae
 /// Runs a supervisor on this thread until it has halted; its exit code. `attach` is called once everything can be read and asked.
 pub fn run(settings: Settings, attach: impl FnOnce(DaemonHandle)) -> Result<u8, DaemonError> {
     let runtime = runtime()?;
-    let (daemon, sources, handle) = runtime.block_on(begin(settings))?;
+    let (daemon, sources, handle) = {
+        let _within = runtime.enter();
+        begin(settings)?
+    };
     let life = Life {
         runtime,
         daemon,
@@ -172,7 +175,7 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
     code
 }
 
-async fn begin(settings: Settings) -> Result<(Daemon, Sources, DaemonHandle), DaemonError> {
+fn begin(settings: Settings) -> Result<(Daemon, Sources, DaemonHandle), DaemonError> {
     let Settings {
         places,
         lock,

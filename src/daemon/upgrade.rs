@@ -209,13 +209,9 @@ impl Daemon {
     fn execute(&mut self, upgrading: &Upgrading, pipes: Vec<crate::host::journal::Handed>) -> Result<std::convert::Infallible, String> {
         let mut kept = Kept::default();
         let ours = File::open("/proc/self/exe").map_err(|error| format!("opening the way back: {error}"));
-        let document = self.document(&mut kept, pipes, Some(upgrading));
-        let prepared = ours.and_then(|ours| {
-            let back = kept.keep(&ours);
-            Ok((ours, back))
-        });
-        let (_ours, back) = prepared?;
-        let mut document = document;
+        let mut document = self.document(&mut kept, pipes, Some(upgrading));
+        let ours = ours?;
+        let back = kept.keep(&ours);
         document.kept = kept.clone();
         let memory = sealed(&document).map_err(|error| format!("writing down the state: {error}"))?;
         let state = kept.keep(&memory);
