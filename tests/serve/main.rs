@@ -13,5 +13,6 @@ mod api;
 mod events;
 mod fake;
 mod fleet;
+mod nextjs;
 mod restart;
 mod server;
