@@ -4,7 +4,7 @@ mod exec;
 mod inside;
 mod live;
 mod show;
-mod start;
+pub(super) mod start;
 mod stop;
 mod upgrade;
 

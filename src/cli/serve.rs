@@ -1,20 +1,20 @@
 //! `sandkeep serve`.
 
+use super::sandbox::start::{ProviderArgs, environment, repo_token};
+use super::sandbox::{records, state_directory, variable};
 use super::{CliError, Global};
 use crate::control::params;
 use crate::control::token::Token;
-use crate::host::runtime_dir::Places;
 use crate::sandbox::fleet::poll::HttpPolls;
 use crate::sandbox::fleet::{Policy, Target};
-use crate::sandbox::provider::{Secret, Settings, vercel};
-use crate::sandbox::record::Records;
+use crate::sandbox::provider::Settings;
 use crate::sandbox::serve::desk::DeskPolicy;
 use crate::sandbox::serve::keys::Keys;
-use crate::sandbox::serve::order::Environment;
 use crate::sandbox::serve::through::{Asking, Given, Through, Variable};
 use crate::sandbox::serve::{self, Parts, door};
 use crate::sandbox::start::Claude;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -34,28 +34,19 @@ pub(super) struct Args {
     /// Where sandboxes reach this server with their reports: `https://keep.example.com`; without it they are asked
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Where sandboxes are made: local, vercel
-    #[arg(long, value_enum, default_value_t, value_name = "PROVIDER", hide_possible_values = true)]
-    provider: Kind,
-    /// Variables of this environment that every sandbox gets
-    #[arg(long = "env", value_name = "NAME", value_delimiter = ',')]
-    variables: Vec<String>,
-    /// A file of `NAME=value` lines that every sandbox gets
-    #[arg(long, value_name = "FILE")]
-    env_file: Option<PathBuf>,
-    /// The variable that holds a token for private repositories
+    /// The variable with the token of private repositories
     #[arg(long, value_name = "NAME")]
     repo_token_env: Option<String>,
-    /// How long a sandbox should live
+    /// How long a sandbox should live, from its start on
     #[arg(long, value_name = "TIME", value_parser = params::duration)]
     timeout: Option<Duration>,
-    /// How long to wait for a project to be ready
+    /// How long a project may take to get ready
     #[arg(long, value_name = "TIME", value_parser = params::duration, default_value = "15min")]
     wait: Duration,
-    /// The binary to bring in, for sandboxes of another architecture
+    /// A sandkeep for the sandboxes' machines, instead of this very one
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
-    /// Do not install Claude Code
+    /// Do without Claude Code
     #[arg(long)]
     no_claude: bool,
     /// Starts at once; the others wait for their turn
@@ -64,30 +55,28 @@ pub(super) struct Args {
     /// Print the OpenAPI document and exit
     #[arg(long)]
     openapi: bool,
+    #[command(flatten)]
+    provider: ProviderArgs,
+    /// Variables that every sandbox gets, `NAME=value` a line; may be given several times
+    #[arg(long, value_name = "FILE", help_heading = "Environment")]
+    env_file: Vec<PathBuf>,
+    /// Variables of this environment that every sandbox gets; may be given several times
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Environment")]
+    env: Vec<String>,
 }
 
-/// Where sandboxes are made.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Kind {
-    /// On this machine.
-    #[default]
-    Local,
-    /// At Vercel.
-    Vercel,
-}
-
-pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
+pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
     if args.openapi {
         super::out::print_json(&serve::openapi::document())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let paths = global.paths()?;
-    let (keys, token_file) = keys(&args, &paths)?;
-    let given = given(&args, &paths)?;
+    let directory = state_directory()?.join("serve");
+    let (keys, token_file) = keys(&args, &directory)?;
+    let given = given(&args)?;
     tracing_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("starting the I/O runtime: {error}")))?;
-    let served = runtime.block_on(serve_until_told(&args, given, keys, token_file, &paths.state.join("serve")));
+    let served = runtime.block_on(serve_until_told(&args, given, keys, token_file, &directory));
     // What is under way is on disk, and goes on with the next server.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served?;
@@ -95,48 +84,36 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
 }
 
 /// The token of the environment; on the loopback alone a random one otherwise, and the file that holds it.
-fn keys(args: &Args, paths: &Places) -> Result<(Keys, Option<PathBuf>), CliError> {
-    if let Some(token) = std::env::var("SANDKEEP_SERVE_TOKEN").ok().filter(|token| !token.is_empty()) {
+fn keys(args: &Args, directory: &Path) -> Result<(Keys, Option<PathBuf>), CliError> {
+    if let Some(token) = variable("SANDKEEP_SERVE_TOKEN") {
         return Ok((Keys::new(&token), None));
     }
     if !args.listen.ip().is_loopback() {
         let message = format!("serving on {} needs a token: others can reach it", args.listen);
         return Err(CliError::usage(message).hint("set SANDKEEP_SERVE_TOKEN to a long random text: `openssl rand -hex 32` makes one"));
     }
-    paths.create()?;
-    let file = paths.state.join("serve.token");
+    let file = directory.join("token");
     let failed = |error: std::io::Error| CliError::failed(format!("making the token `{}`: {error}", file.display()));
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(failed)?;
     Token::in_file(&file).map_err(failed)?;
     let token = std::fs::read_to_string(&file).map_err(failed)?;
     Ok((Keys::new(token.trim()), Some(file.clone())))
 }
 
-fn given(args: &Args, paths: &Places) -> Result<Given, CliError> {
-    let provider = match args.provider {
-        Kind::Local => Settings::Local {
-            root: paths.state.join("sandboxes"),
-        },
-        Kind::Vercel => Settings::Vercel(vercel::Settings {
-            team: variable("VERCEL_TEAM_ID"),
-            project: variable("VERCEL_PROJECT_ID"),
-            ..vercel::Settings::default()
-        }),
-    };
-    let repo_token = match &args.repo_token_env {
-        None => None,
-        Some(name) => {
-            let missing = || CliError::usage(format!("--repo-token-env: the variable `{name}` is not set"));
-            Some(Secret::new(variable(name).ok_or_else(missing)?))
-        }
-    };
+fn given(args: &Args) -> Result<Given, CliError> {
+    let provider = args.provider.settings()?;
     // A sandbox on this machine reaches the loopback.
-    let local = matches!(args.provider, Kind::Local).then(|| format!("http://{}", reachable(args.listen)));
+    let local = matches!(provider, Settings::Local { .. }).then(|| format!("http://{}", reachable(args.listen)));
     let public = args.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
     Ok(Given {
         provider,
-        records: Records::new(paths.state.join("sandbox")),
-        environment: environment(args)?,
-        repo_token,
+        records: records()?,
+        environment: environment(&args.env_file, &args.env)?,
+        repo_token: repo_token(args.repo_token_env.as_deref())?,
         timeout: args.timeout,
         wait: args.wait,
         binary: args.binary.clone(),
@@ -153,45 +130,6 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
         std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
     };
     SocketAddr::new(ip, listen.port())
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-fn environment(args: &Args) -> Result<Environment, CliError> {
-    let mut environment = Vec::new();
-    if let Some(path) = &args.env_file {
-        environment = read_env_file(path)?;
-    }
-    for name in &args.variables {
-        let missing = || CliError::usage(format!("--env: the variable `{name}` is not set"));
-        environment.push((name.clone(), Secret::new(variable(name).ok_or_else(missing)?)));
-    }
-    Ok(environment)
-}
-
-/// `NAME=value` lines; `#` begins a comment, quotes around a value go.
-fn read_env_file(path: &Path) -> Result<Environment, CliError> {
-    let failed = |why: String| CliError::usage(format!("reading `{}`: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    let mut environment = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        // The line itself may be a secret.
-        let (name, value) = line
-            .split_once('=')
-            .ok_or_else(|| failed(format!("line {} is no `NAME=value`", number + 1)))?;
-        let value = value.trim();
-        let quoted = |quote| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote));
-        let value = quoted('"').or_else(|| quoted('\'')).unwrap_or(value);
-        environment.push((name.trim().to_owned(), Secret::new(value.to_owned())));
-    }
-    Ok(environment)
 }
 
 fn tracing_to_stderr() {

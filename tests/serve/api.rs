@@ -54,7 +54,10 @@ async fn a_sandbox_is_started_looked_at_and_stopped() {
     assert_eq!((&worker["isRunning"], &worker["pid"]), (&json!(true), &json!(41)));
     assert_eq!(worker["logs"], format!("{sandbox}: the last 100 lines"));
     assert_eq!(worker["status"]["ready"], true);
-    let warnings = json!(["2 commits are on no remote", "1 file differs from the last commit, and sync is off"]);
+    let warnings = json!([
+        "2 commits are pushed nowhere",
+        "1 changed file is in no commit, and no store is set"
+    ]);
     assert_eq!(worker["warnings"], warnings);
     assert_eq!(worker["unsaved"]["unpushedCommits"], 2);
 

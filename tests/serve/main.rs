@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stderr,
     unreachable_pub,
     missing_docs,
     missing_debug_implementations,
@@ -14,5 +15,6 @@ mod events;
 mod fake;
 mod fleet;
 mod nextjs;
+mod process;
 mod restart;
 mod server;

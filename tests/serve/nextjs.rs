@@ -70,7 +70,10 @@ fn the_types_hold_the_actions_to_the_description() {
     // They would notice: each of these is wrong in one thing.
     for (wrong, says) in [
         ("startSandboxAction({ githubRepo: 'x' })", "githubRepo"),
-        ("startSandboxAction({ githubRepoUrl: 'x', port: '3000' })", "'string' is not assignable"),
+        (
+            "startSandboxAction({ githubRepoUrl: 'x', port: '3000' })",
+            "'string' is not assignable",
+        ),
         ("getWorkerStatusAction('x').then((it) => it.ok && it.data.running)", "running"),
     ] {
         let file = project.path().join("wrong.ts");

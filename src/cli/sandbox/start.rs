@@ -83,7 +83,7 @@ pub(super) struct Args {
 
 /// Where sandboxes come from.
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct ProviderArgs {
+pub(in crate::cli) struct ProviderArgs {
     /// A directory on this machine, Vercel Sandbox, or any box that a command reaches (with --via)
     #[arg(help_heading = "Provider", long, value_enum, value_name = "NAME")]
     provider: Option<Kind>,
@@ -120,7 +120,7 @@ enum Kind {
 
 impl ProviderArgs {
     /// What they say.
-    pub(super) fn settings(&self) -> Result<Settings, CliError> {
+    pub(in crate::cli) fn settings(&self) -> Result<Settings, CliError> {
         let kind = self.provider.unwrap_or(if self.via.is_some() { Kind::Exec } else { Kind::Local });
         match (kind, &self.via) {
             (Kind::Exec, Some(via)) => Ok(Settings::Exec {
@@ -148,7 +148,7 @@ impl Args {
             Some(url) => Some(Repo {
                 url: url.clone(),
                 branch: self.branch.clone(),
-                token: self.token()?,
+                token: repo_token(self.repo_token_env.as_deref())?,
                 depth: self.depth,
             }),
             None => None,
@@ -158,7 +158,7 @@ impl Args {
         request.dev.clone_from(&self.dev);
         request.port = self.port;
         request.project_id.clone_from(&self.project);
-        request.environment = self.environment()?;
+        request.environment = environment(&self.env_file, &self.env)?;
         request.timeout = self.timeout;
         request.wait = self.wait;
         request.binary.clone_from(&self.binary);
@@ -177,36 +177,38 @@ impl Args {
             }
         }
     }
+}
 
-    fn token(&self) -> Result<Option<Secret>, CliError> {
-        let Some(name) = &self.repo_token_env else { return Ok(None) };
-        let token = variable(name).ok_or_else(|| {
-            CliError::usage(format!("the variable `{name}` is not set")).hint("`--repo-token-env` names the variable that holds the token")
-        })?;
-        if token.contains(['\n', '\r']) {
-            return Err(CliError::usage(format!("the token in `{name}` goes over several lines")));
-        }
-        Ok(Some(Secret::new(token)))
+/// The token of private repositories, out of the variable of this name.
+pub(in crate::cli) fn repo_token(variable_name: Option<&str>) -> Result<Option<Secret>, CliError> {
+    let Some(name) = variable_name else { return Ok(None) };
+    let token = variable(name).ok_or_else(|| {
+        CliError::usage(format!("the variable `{name}` is not set")).hint("`--repo-token-env` names the variable that holds the token")
+    })?;
+    if token.contains(['\n', '\r']) {
+        return Err(CliError::usage(format!("the token in `{name}` goes over several lines")));
     }
+    Ok(Some(Secret::new(token)))
+}
 
-    fn environment(&self) -> Result<Vec<(String, Secret)>, CliError> {
-        let mut variables = Vec::new();
-        for file in &self.env_file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| CliError::usage(format!("reading the environment file `{}`: {error}", file.display())))?;
-            let read = parse_file(&text);
-            variables.extend(read.map_err(|mut fault| {
-                fault.message = format!("`{}`: {}", file.display(), fault.message);
-                CliError::from(fault)
-            })?);
-        }
-        for name in &self.env {
-            use std::os::unix::ffi::OsStringExt;
-            let value = std::env::var_os(name).ok_or_else(|| CliError::usage(format!("the variable `{name}` is not set")))?;
-            variables.push((name.clone(), Secret::new(value.into_vec())));
-        }
-        Ok(variables)
+/// What `--env-file` and `--env` say.
+pub(in crate::cli) fn environment(files: &[PathBuf], names: &[String]) -> Result<Vec<(String, Secret)>, CliError> {
+    let mut variables = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| CliError::usage(format!("reading the environment file `{}`: {error}", file.display())))?;
+        let read = parse_file(&text);
+        variables.extend(read.map_err(|mut fault| {
+            fault.message = format!("`{}`: {}", file.display(), fault.message);
+            CliError::from(fault)
+        })?);
     }
+    for name in names {
+        use std::os::unix::ffi::OsStringExt;
+        let value = std::env::var_os(name).ok_or_else(|| CliError::usage(format!("the variable `{name}` is not set")))?;
+        variables.push((name.clone(), Secret::new(value.into_vec())));
+    }
+    Ok(variables)
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {

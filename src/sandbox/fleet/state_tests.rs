@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+
 use super::super::heard::tests::document;
 use super::*;
 use proptest::prelude::*;

@@ -65,5 +65,6 @@ impl Start {
 /// Whether a start that failed so goes on where it was when it is called again.
 fn may_pass(fault: &Fault) -> bool {
     let brief = fault.retry_after.is_none_or(|wait| wait <= Duration::from_secs(60));
-    matches!(fault.code, Code::Unreachable | Code::Lost | Code::Busy) || (fault.code == Code::Quota && fault.retry_after.is_some() && brief)
+    matches!(fault.code, Code::Unreachable | Code::Lost | Code::Busy | Code::Record)
+        || (fault.code == Code::Quota && fault.retry_after.is_some() && brief)
 }

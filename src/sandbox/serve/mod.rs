@@ -26,7 +26,6 @@ pub mod problem;
 mod routes;
 pub mod sandboxes;
 pub mod through;
-mod unsaved;
 
 pub use book::BookError;
 

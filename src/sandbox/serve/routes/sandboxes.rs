@@ -11,7 +11,6 @@ use crate::sandbox::serve::api::App;
 use crate::sandbox::serve::operation::Operation;
 use crate::sandbox::serve::order::StartBody;
 use crate::sandbox::serve::problem::{Problem, ProblemCode, ProblemDocument};
-use crate::sandbox::serve::unsaved;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -186,7 +185,7 @@ async fn lines(app: &App, id: &str, condition: Condition) -> Result<String, Faul
 }
 
 fn told(id: &str, report: Report, lines: Result<String, Fault>, starting: Option<&Operation>) -> Worker {
-    let mut warnings = report.unsaved.map(unsaved::words).unwrap_or_default();
+    let mut warnings = report.unsaved.map(|unsaved| unsaved.warnings()).unwrap_or_default();
     let logs = lines.unwrap_or_else(|fault| {
         warnings.push(format!("the logs are missing: {}", fault.message));
         String::new()
