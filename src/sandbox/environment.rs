@@ -4,6 +4,9 @@ use super::fault::{Code, Fault};
 use super::provider::Secret;
 use std::collections::BTreeMap;
 
+/// What is called what: no secrets.
+const NAMES: [&str; 3] = ["SANDBOX_ID", "SANDBOX_EXPIRES_AT", "SANDKEEP_PROJECT_ID"];
+
 /// Variables by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Environment(BTreeMap<String, Secret>);
@@ -36,9 +39,12 @@ impl Environment {
         self.0.keys().cloned().collect()
     }
 
-    /// The values, to mask them.
+    /// The values, to mask them; not those of names, which would make nonsense of what is said.
     pub(super) fn values(&self) -> impl Iterator<Item = &Secret> {
-        self.0.values()
+        self.0
+            .iter()
+            .filter(|(name, _)| !NAMES.contains(&name.as_str()))
+            .map(|(_, value)| value)
     }
 
     /// A script that exports all of it, with these directories at the end of `PATH`.

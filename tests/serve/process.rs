@@ -220,7 +220,7 @@ fn free_port() -> u16 {
 }
 
 fn node_shop(repo: &str, port: u16) -> Value {
-    json!({"githubRepoUrl": repo, "branchName": "main", "installCommand": "", "developmentCommand": "node server.mjs", "port": port})
+    json!({"githubRepoUrl": repo, "branchName": "main", "installCommand": "true", "developmentCommand": "node server.mjs", "port": port})
 }
 
 #[tokio::test]
@@ -385,7 +385,7 @@ async fn a_vite_project_is_started_with_npm() {
     let repo = world.commit(&shop);
     world.serve();
     let port = free_port();
-    let dev = format!("npm run dev -- --host 127.0.0.1 --strictPort --port {port}");
+    let dev = format!("npm run dev -- --host 0.0.0.0 --strictPort --port {port}");
     let body =
         json!({"githubRepoUrl": repo, "installCommand": "npm install --no-audit --no-fund", "developmentCommand": dev, "port": port});
     let (operation, sandbox) = world.start(&body).await;

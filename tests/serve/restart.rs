@@ -91,3 +91,21 @@ async fn a_broken_page_is_left_out_and_the_rest_is_served() {
     let broken = server.get("/v1/operations/op-broken").send().await.unwrap();
     assert_eq!(expect(broken, 404).await["code"], "no-such-operation");
 }
+
+#[tokio::test]
+async fn a_stopped_sandbox_is_left_alone_by_the_next_server_too() {
+    let fake = Fake::new(Mood::Willing);
+    let server = Server::new(&fake);
+    let (operation, sandbox) = server.start(&shop()).await;
+    server.operation_over(&operation).await;
+    let stop = server.post(&format!("/v1/sandboxes/{sandbox}/worker/stop"), &json!({}));
+    expect(stop.send().await.unwrap(), 200).await;
+    let server = Server::on(&fake, server.end());
+    assert_eq!(server.read("/v1/fleet").await["presence"]["stopped"], 1);
+    let mut body = shop();
+    body["sandboxId"] = json!(sandbox);
+    let (operation, _) = server.start(&body).await;
+    server.operation_over(&operation).await;
+    let server = Server::on(&fake, server.end());
+    assert_eq!(server.read("/v1/fleet").await["presence"]["stopped"], 0);
+}
