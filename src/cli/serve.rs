@@ -21,12 +21,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What every caller has to know.
+const TOKEN_HELP: &str = "Everything but /livez wants the bearer token of SANDKEEP_SERVE_TOKEN. Without one a random token is made, \
+                          and the loopback alone is served.";
+
 /// Serves the app's actions over HTTP
 ///
 /// `POST /v1/sandboxes` starts a sandbox with its worker, `GET /v1/sandboxes/{id}/worker` says how the worker does,
 /// `POST /v1/sandboxes/{id}/worker/stop` stops it; `GET /openapi.json` describes the rest. Everything but `/livez` wants the bearer
 /// token of SANDKEEP_SERVE_TOKEN; without one a random token is made, and only the loopback is served.
 #[derive(clap::Args, Debug)]
+#[command(after_help = TOKEN_HELP)]
 pub(super) struct Args {
     /// Where to listen
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7879")]

@@ -326,7 +326,11 @@ impl Fleet {
     /// A sandbox pushed its status. One that is not known is taken in: whoever may push has been let in before.
     pub fn reported(&mut self, now: Instant, sandbox: &str, what: Heard) -> Option<Change> {
         let known = self.sandboxes.get(sandbox);
-        let over = known.is_some_and(|entry| Self::is_over(entry, &what));
+        let over = match known {
+            Some(entry) => Self::is_over(entry, &what),
+            // The last word of one that is going need not be kept.
+            None => what.status() == Status::Stopping,
+        };
         if over {
             self.counts.reports_late += 1;
             return None;

@@ -11,7 +11,7 @@ use super::numbers::Numbers;
 use super::operation::{Operation, Outcome, StartResult};
 use super::order::{Environment, Order};
 use super::problem::{Problem, ProblemCode};
-use super::sandboxes::Sandboxes;
+use super::sandboxes::{Known, Sandboxes};
 use crate::control::document::Time;
 use crate::sandbox::fault::{Code, Fault};
 use crate::sandbox::fleet::FleetHandle;
@@ -411,13 +411,25 @@ impl Clerk {
                 let _ = fleet.add(&sandbox, Some(target)).await;
                 Outcome::Started(Box::new(StartResult::from(started.as_ref())))
             }
-            Ended::Failed(fault) => Outcome::Failed(fault),
+            Ended::Failed(fault) => {
+                self.forget_if_gone(&sandbox, fleet).await;
+                Outcome::Failed(fault)
+            }
             Ended::Cancelled => Outcome::Cancelled,
         };
         self.finish(id, &outcome);
         let stops = self.running.remove(&sandbox).map(|running| running.stops).unwrap_or_default();
         if !stops.is_empty() {
             self.begin_stop(sandbox, stops);
+        }
+    }
+
+    /// A sandbox may have reported while it was being started; when the start took it away again, nothing of it stays here.
+    async fn forget_if_gone(&self, sandbox: &str, fleet: &FleetHandle) {
+        let gone = |known: Vec<Known>| !known.iter().any(|known| known.sandbox_id == sandbox);
+        if self.sandboxes.known().is_ok_and(gone) {
+            // The keeper is gone only when the program ends.
+            let _ = fleet.remove(sandbox).await;
         }
     }
 
