@@ -47,11 +47,12 @@ fn document() -> Value {
             "ports": [{"port": 3000, "address": "0.0.0.0"}], "memory_bytes": 91_234_304, "cpu_usec": 812_345, "status_text": null,
             "probes": {"readiness": "passing", "liveness": "passing"}})
     };
+    let units = ["restore", "sync", "install", "dev", "agent"].map(unit);
     json!({"project": "p_1", "sandbox": "sb_1", "boot_id": "3f1c8a52-0d3f-4e0e-9d7a-1d2f3a4b5c6d", "version": "0.1.0", "config_hash": "c".repeat(64),
         "pid": 7, "started_at": "2026-02-03T04:05:06.007Z", "expires_at": null, "status": "ok", "ready": true,
         "capabilities": {"pid1": false, "subreaper": true, "root": true, "cgroup2": false}, "secret_isolation": "none",
         "box": {"memory_bytes": 1_000_000_000, "memory_total": 4_000_000_000_u64, "disk_free": 9_000_000_000_u64, "oom_kills": 0},
-        "units": ["restore", "sync", "install", "dev", "agent"].map(unit),
+        "units": units,
         "preview": {"state": "ready", "port": 3000, "reason": null},
         "sync": {"state": "idle", "generation": 41, "pending": 0, "oldest_unsynced_ms": 0, "excluded_changed": 2, "last_upload_at": null,
             "files": 312, "bytes": 1_832_211, "errors": 0},
