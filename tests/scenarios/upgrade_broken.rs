@@ -76,7 +76,7 @@ fn what_is_no_sandkeep_is_refused() {
         "exit code 1): no such luck",
     );
     refused(&sandbox, &script(&sandbox, "crashes", "#!/bin/sh\nkill -SEGV $$\n"), "signal 11");
-    refused(&sandbox, sandbox.path(), "permission denied");
+    refused(&sandbox, sandbox.path(), "Is a directory");
     lines_go_on(&sandbox);
     sandbox.down();
 }
