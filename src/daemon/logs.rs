@@ -63,15 +63,13 @@ fn wanted(query: &LogQuery) -> Result<Query, ReadLogsError> {
 
 /// A unit that is asked for, that has never written anything, and that is not known otherwise.
 fn missing(reader: &Reader, query: &Query, also_known: &[String]) -> io::Result<Option<String>> {
-    if query.units.is_empty() {
+    let doubtful = |unit: &&Name| !also_known.iter().any(|name| name == unit.as_str());
+    let mut doubtful = query.units.iter().filter(doubtful).peekable();
+    if doubtful.peek().is_none() {
         return Ok(None);
     }
     let known = reader.units()?;
-    let unknown = query
-        .units
-        .iter()
-        .find(|unit| !known.contains(unit) && !also_known.iter().any(|name| name == unit.as_str()));
-    Ok(unknown.map(|unit| unit.as_str().to_owned()))
+    Ok(doubtful.find(|unit| !known.contains(unit)).map(|unit| unit.as_str().to_owned()))
 }
 
 fn page(lines: impl Iterator<Item = io::Result<Line>>, query: &LogQuery) -> io::Result<LogPage> {

@@ -32,6 +32,9 @@ const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
 /// How long open connections get to be answered when everything is down.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
+/// Of these, how long ones may take that are only to be closed.
+const LAST_CONNECTIONS: Duration = Duration::from_millis(20);
+
 /// What a supervisor is started with.
 #[derive(Debug)]
 pub struct Settings {
@@ -160,6 +163,7 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
     tokio::spawn(report::run(handle.clone()));
     tokio::spawn(deadline::keep(handle.clone()));
     tokio::spawn(postmortem::keep_from(position, places.state.join("postmortem"), handle.clone()));
+    let connections = handle.clone();
     attach(handle);
     sd_notify::ready();
     watchdog();
@@ -167,8 +171,9 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
     sd_notify::stopping();
     drop(sources);
     daemon.hands.close().await;
-    // Whoever waits for the last answer gets it before the socket goes.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // Whoever waits for the last answer gets it before the socket goes; who only stays connected is not waited for.
+    tokio::task::yield_now().await;
+    let _ = tokio::time::timeout(LAST_CONNECTIONS, connections.connections_closed()).await;
     for file in [places.control_socket(), places.notify_socket()] {
         let _ = std::fs::remove_file(file);
     }
