@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 /// What `user` says.
 pub(super) const AUTO: &str = "auto";
 /// The group of the project's files.
-const GROUP: u32 = 61184;
+pub(super) const GROUP: u32 = 61184;
 const FIRST: u32 = GROUP + 1;
 const LAST: u32 = 65519;
 /// Owner and group may do everything, others what they could; new files get the directory's group.

@@ -149,8 +149,11 @@ impl Places {
             }
             make(path)?;
             check_owner(path)?;
-            // A group that a running supervisor lets pass stays let.
-            let passing = fs::metadata(path).map_or(0, |found| found.permissions().mode() & 0o010);
+            // The group of the `auto` users, which a running supervisor lets pass, stays let.
+            let passing = fs::metadata(path).map_or(0, |found| match found.gid() {
+                super::auto_user::GROUP => found.mode() & 0o010,
+                _ => 0,
+            });
             fs::set_permissions(path, Permissions::from_mode(0o700 | passing)).map_err(|why| PlaceError::Io {
                 act: "setting the mode of",
                 path: path.clone(),

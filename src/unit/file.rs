@@ -4,8 +4,8 @@ use super::faults::At;
 use super::keys::{AgentTable, SyncTable};
 use super::reader::{Node, Reader, Section, Value, section};
 use super::values::{
-    ActionChoice, Amount, Count, Environment, Exec, Execs, ExitStatus, Glob, KillChoice, Limit, Listen, NAME_RULE, OneOrMore, Pattern,
-    Plain, Port, RestartChoice, Signal, Size, Span, Time, Times, Token, TypeChoice, Umask, UnitName, Whole, WorkerChoice,
+    ActionChoice, Amount, Confidential, Count, Environment, Exec, Execs, ExitStatus, Glob, KillChoice, Limit, Listen, NAME_RULE, OneOrMore,
+    Pattern, Plain, Port, RestartChoice, Signal, Size, Span, Time, Times, Token, TypeChoice, Umask, UnitName, Whole, WorkerChoice,
 };
 use super::{Name, spelling};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -83,7 +83,7 @@ section!(
     /// Where the status document is pushed to.
     Report, "a table, `[report]`" {
         /// An http or https URL; empty: nowhere.
-        url: Plain,
+        url: Confidential,
     }
 );
 

@@ -14,7 +14,7 @@ use super::graph;
 use super::load::Flags;
 use super::spec::{Main, Name, Unit, Worker};
 use super::spelling;
-use super::values::Plain;
+use super::values::Text;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(super) fn check(file: &File, around: &Surroundings<'_>, faults: &mut Faults<
 }
 
 /// A text with its place; empty when it is not given.
-fn text(at: Option<&At<Plain>>) -> (&str, Span) {
+fn text<const SECRETS: bool>(at: Option<&At<Text<SECRETS>>>) -> (&str, Span) {
     at.map_or(("", None), |at| (at.value.as_str().trim(), at.span.clone()))
 }
 
@@ -175,13 +175,17 @@ fn fill_doors(config: &mut Config, file: &File, faults: &mut Faults<'_>) {
             );
         }
     }
-    let (url, span) = text(file.report.as_ref().and_then(|at| at.value.url.as_ref()));
+    let written = file.report.as_ref().and_then(|at| at.value.url.as_ref());
+    let (url, span) = text(written);
     config.report_url = (!url.is_empty()).then(|| url.to_owned());
     if let Some(why) = url_fault(url).filter(|_| !url.is_empty()) {
         faults.error(
             &span,
             "report.url",
-            format!("`{url}` is not a URL to report to: {why}"),
+            format!(
+                "`{}` is not a URL to report to: {why}",
+                written.map_or(url, |at| at.value.as_shown())
+            ),
             Some("write `https://host/path`".to_owned()),
         );
     }

@@ -71,6 +71,11 @@ impl<const SECRETS: bool> Text<SECRETS> {
     pub(super) fn as_str(&self) -> &str {
         &self.0.value
     }
+
+    /// As it may be shown: secrets as the variables that they were written as.
+    pub(super) fn as_shown(&self) -> &str {
+        &self.0.written
+    }
 }
 
 impl<const SECRETS: bool> JsonSchema for Text<SECRETS> {
