@@ -1,6 +1,6 @@
 //! A conversation goes on in another box.
 
-use crate::support::{Sandbox, until};
+use crate::support::Sandbox;
 use serde_json::json;
 
 #[test]
@@ -27,12 +27,7 @@ fn a_turn_that_was_cut_with_its_box_goes_on() {
     let text = "[[bash echo x >> ran.txt]][[hang]][[say Moved.]]";
     let id = first.submit(body(text));
     first.event(&id, "text", |data| data["text"] == "I begin");
-    until("the mirror has the tool's result", || {
-        let files = std::fs::read_dir(first.path("state/transcripts")).into_iter().flatten().flatten();
-        files
-            .filter_map(|file| std::fs::read_to_string(file.path()).ok())
-            .any(|text| text.contains("tool_result"))
-    });
+    first.until_written("tool_result");
     first.kill();
     let mut second = Sandbox::prepare(json!({}));
     copy(&first.path("state/transcripts"), &second.path("state/transcripts"));

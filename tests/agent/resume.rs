@@ -42,6 +42,7 @@ fn claude_killed_while_the_model_speaks() {
     let sandbox = Sandbox::start();
     let id = sandbox.send("[[bash echo x >> ran.txt]][[hang]][[say Done.]]");
     sandbox.event(&id, "text", |data| data["text"] == "I begin");
+    sandbox.until_written("tool_result");
     signal(sandbox.claude_pid(), "KILL");
     sandbox.done(&id, "Done.");
     assert_eq!(sandbox.runs(), 1, "the tool had its result");

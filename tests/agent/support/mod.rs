@@ -241,6 +241,15 @@ impl Sandbox {
         text.ends_with('\n') && text.lines().last().is_some_and(|line| line.contains("\"type\":\"end\""))
     }
 
+    /// Waits until claude has this in its transcript, which it writes a moment after it says it.
+    pub(crate) fn until_written(&self, what: &str) {
+        until("it is in the transcript", || {
+            let files = std::fs::read_dir(self.path("state/transcripts")).into_iter().flatten().flatten();
+            let mut texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+            texts.any(|text| text.contains(what))
+        });
+    }
+
     pub(crate) fn wait_for_end(&self, id: &str) {
         until(&format!("prompt {id} ends\n{}", self.log()), || self.ended(id));
     }
