@@ -194,7 +194,6 @@ fn postmortems_are_carried_out_of_the_box() {
         "[project]\nid = 'p'\n[sandbox]\nid = 'box 1'\n[health]\nlisten = \"off\"\n[sync]\nstore = 'file://DIR/store'\n\
          [unit.sync]\nworker = 'sync'\ndrain_signal = 'SIGUSR2'\n[unit.bad]\nexec = 'echo so long; exit 3'\noptional = true\n",
     );
-    std::fs::create_dir(sandbox.path().join("store")).unwrap();
     sandbox.up().expect(0);
     sandbox.until("bad", "dead");
     let kept = sandbox.path().join("state/default/postmortem");
