@@ -177,7 +177,7 @@ fn closed_standard_streams_are_dev_null() {
     let sandbox = Sandbox::new(SLEEPER);
     let mut command = std::process::Command::new("sh");
     sandbox.surroundings(&mut command);
-    let line = format!("exec {} up <&- >&- 2>&-", env!("CARGO_BIN_EXE_sandkeep"));
+    let line = format!("exec {} up <&- >&- 2>&-", crate::sandbox::binary().display());
     let mut child = command.args(["-c", &line]).spawn().unwrap();
     sandbox.eventually("it is ready", || sandbox.run(&["wait", "--timeout", "1s"]).code == 0);
     for number in 0..3 {

@@ -99,9 +99,6 @@ impl Sandbox {
         let mut command = Command::new(binary());
         self.surroundings(&mut command);
         command.args(arguments);
-        if let Some(user) = as_user() {
-            command.uid(user).gid(user).env("HOME", self.path());
-        }
         command
     }
 
@@ -116,6 +113,9 @@ impl Sandbox {
             .env("SANDKEEP_RUNTIME_DIR", self.runtime_dir())
             .env("SANDKEEP_STATE_DIR", self.path().join("state"));
         command.env("SANDKEEP_TEST_DIR", self.path());
+        if let Some(user) = as_user() {
+            command.uid(user).gid(user).env("HOME", self.path());
+        }
     }
 
     pub fn run(&self, arguments: &[&str]) -> Answer {
