@@ -137,55 +137,69 @@ impl Drop for Weed {
     }
 }
 
+impl Weed {
+    /// A server of which every door is named: those that it opens unasked would meet other servers of this machine.
+    fn start(home: &Path) -> (Self, String) {
+        // Freed again at once; another process could take them, which ends the server and is told by `serves`.
+        let ports: Vec<_> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
+        let ports: Vec<_> = ports
+            .into_iter()
+            .map(|listener| listener.local_addr().expect("bound").port())
+            .collect();
+        let log = std::fs::File::create(home.join("log")).expect("created");
+        let mut command = Command::new("weed");
+        command
+            .args(["server", "-ip=127.0.0.1", "-s3", "-volume.max=50", "-master.volumeSizeLimitMB=64"])
+            .args(["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"])
+            .arg(format!("-dir={}", home.display()))
+            .arg(format!("-s3.config={}", home.join("s3.json").display()));
+        let doors = ["s3", "filer", "master", "volume"]
+            .into_iter()
+            .flat_map(|part| [format!("{part}.port"), format!("{part}.port.grpc")]);
+        for (door, port) in doors.zip(&ports) {
+            command.arg(format!("-{door}={port}"));
+        }
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("it is installed");
+        (Self(child), format!("http://127.0.0.1:{}", ports[0]))
+    }
+
+    /// Waits until a bucket could be made. False if the server ended, or let half a minute pass.
+    fn serves(&mut self, endpoint: &str, home: &Path) -> bool {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(30) && matches!(self.0.try_wait(), Ok(None)) {
+            let made = Command::new("aws")
+                .args(["--endpoint-url", endpoint, "--region", "us-east-1", "--cli-connect-timeout", "5"])
+                .args(["--cli-read-timeout", "10", "s3api", "create-bucket", "--bucket", BUCKET])
+                .env("AWS_ACCESS_KEY_ID", ID)
+                .env("AWS_SECRET_ACCESS_KEY", SECRET)
+                .env("AWS_EC2_METADATA_DISABLED", "true")
+                .env("AWS_MAX_ATTEMPTS", "1")
+                .env("HOME", home)
+                .output()
+                .expect("it is installed");
+            if made.status.success() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        false
+    }
+}
+
 #[tokio::test]
 async fn the_suite_holds_on_seaweedfs_too() {
     skip!("needs-peers");
-    let home = tempfile::tempdir().expect("a directory");
     let identities = r#"{"identities":[{"name":"t","credentials":[{"accessKey":"test-id","secretKey":"test-secret"}],"actions":["Admin","Read","Write","List"]}]}"#;
-    std::fs::write(home.path().join("s3.json"), identities).expect("written");
-    // Freed again at once; another process could take them, which the wait below would tell.
-    let ports: Vec<_> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").expect("bound")).collect();
-    let ports: Vec<_> = ports
-        .into_iter()
-        .map(|listener| listener.local_addr().expect("bound").port())
-        .collect();
-    let child = Command::new("weed")
-        .args(["server", "-ip=127.0.0.1", "-s3", "-volume.max=50", "-master.volumeSizeLimitMB=64"])
-        .arg(format!("-dir={}", home.path().display()))
-        .arg(format!("-s3.config={}", home.path().join("s3.json").display()))
-        .arg(format!("-s3.port={}", ports[0]))
-        .arg(format!("-filer.port={}", ports[1] % 40_000 + 10_000))
-        .arg(format!("-master.port={}", ports[2] % 40_000 + 10_000))
-        .arg(format!("-volume.port={}", ports[3] % 40_000 + 10_000))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it is installed");
-    let _weed = Weed(child);
-    let endpoint = format!("http://127.0.0.1:{}", ports[0]);
     let begun = Instant::now();
     loop {
-        let made = Command::new("aws")
-            .args([
-                "--endpoint-url",
-                &endpoint,
-                "--region",
-                "us-east-1",
-                "s3api",
-                "create-bucket",
-                "--bucket",
-                BUCKET,
-            ])
-            .env("AWS_ACCESS_KEY_ID", ID)
-            .env("AWS_SECRET_ACCESS_KEY", SECRET)
-            .env("HOME", home.path())
-            .output()
-            .expect("it is installed");
-        if made.status.success() {
-            break;
+        let home = tempfile::tempdir().expect("a directory");
+        std::fs::write(home.path().join("s3.json"), identities).expect("written");
+        let (mut weed, endpoint) = Weed::start(home.path());
+        if weed.serves(&endpoint, home.path()) {
+            crate::conformance::on_a_third_server(&endpoint, BUCKET, ID, SECRET).await;
+            return;
         }
-        assert!(begun.elapsed() < crate::tree::DEADLINE, "{}", text(&made.stderr));
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let log = std::fs::read_to_string(home.path().join("log")).unwrap_or_default();
+        assert!(begun.elapsed() < crate::tree::DEADLINE, "SeaweedFS does not serve:\n{log}");
     }
-    crate::conformance::on_a_third_server(&endpoint, BUCKET, ID, SECRET).await;
 }
