@@ -57,3 +57,8 @@ pub(crate) fn config(units: Vec<Unit>) -> Arc<Config> {
         ..Config::of_units(units)
     })
 }
+
+/// No actions at all, to compare with.
+pub(crate) fn nothing() -> Vec<String> {
+    vec![]
+}

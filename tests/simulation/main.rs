@@ -8,6 +8,7 @@ mod kit;
 mod outside;
 mod random;
 mod scenario;
+mod scenarios_change;
 mod scenarios_order;
 mod scenarios_restart;
 mod scenarios_run;

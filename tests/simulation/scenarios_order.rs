@@ -12,10 +12,6 @@ fn requires(called: &str, deps: &[&str]) -> Unit {
     }
 }
 
-fn nothing() -> Vec<String> {
-    vec![]
-}
-
 #[test]
 fn units_start_in_order_and_stop_in_reverse() {
     let mut bench = Bench::new(vec![oneshot("install"), notify("db"), requires("dev", &["install", "db"])]);

@@ -12,10 +12,6 @@ fn always(called: &str) -> Unit {
     }
 }
 
-fn nothing() -> Vec<String> {
-    vec![]
-}
-
 #[test]
 fn a_stop_in_the_backoff_gap_wins() {
     let mut bench = Bench::new(vec![always("web")]);
