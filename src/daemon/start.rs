@@ -224,11 +224,7 @@ fn begin(settings: Settings) -> Result<(Daemon, Sources, DaemonHandle), DaemonEr
         let act = format!("recording into {}", path.display());
         daemon.recorder = Some(Recorder::begin(path, &daemon.supervisor, handle.mask.clone()).map_err(starting(&act))?);
     }
-    daemon.notice(format!(
-        "sandkeep {} started, pid {}",
-        env!("CARGO_PKG_VERSION"),
-        std::process::id()
-    ));
+    daemon.notice(format!("version {} started, pid {}", env!("CARGO_PKG_VERSION"), std::process::id()));
     for survivor in survivors {
         daemon.notice(format!("ended what an earlier supervisor had left: {survivor}"));
     }

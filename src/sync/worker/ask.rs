@@ -134,7 +134,8 @@ impl Worker {
             result?;
             let later = flushed.error.is_some() && self.resting == State::Offline;
             if flushed.durable || !later {
-                tracing::info!("generation {} has everything: {}", flushed.generation, flushed.durable);
+                let everything = if flushed.durable { "everything" } else { "not everything yet" };
+                tracing::info!("generation {} has {everything}", flushed.generation);
                 break;
             }
             tokio::time::sleep(Duration::from_millis(200 << attempt.min(4))).await;
