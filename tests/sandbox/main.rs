@@ -8,3 +8,4 @@ mod local;
 mod providers;
 mod ssh;
 mod support;
+mod upgrade;

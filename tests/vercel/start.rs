@@ -206,6 +206,13 @@ fn a_project_is_started_found_running_lost_and_resumed() {
     let directory = started["directory"].as_str().unwrap();
     let seen = place.sandbox(&["exec", "app", "--", "sh", "-c", &format!("cat {directory}/.git/config; ls -A /tmp")]);
     assert!(!String::from_utf8_lossy(&seen.stdout).contains(SECRET));
+    let tmp = PathBuf::from(place.double.sandboxes()[0]["disk"].as_str().unwrap()).join("tmp");
+    wait_for("nothing of ours is left in /tmp", || {
+        let names = fs::read_dir(&tmp).unwrap().flatten();
+        names
+            .map(|entry| entry.file_name())
+            .all(|name| !name.to_string_lossy().starts_with(".sandkeep-"))
+    });
 
     place.double.order(&json!([]));
     let again = place.start();

@@ -38,12 +38,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode, CliError> {
     if args.json {
         out::print_json(&upgraded)?;
     } else {
-        let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "?".to_owned());
         let name = paint(out::BOLD, &upgraded.name);
         let text = if upgraded.changed {
-            format!("{name} upgraded from {} to {}\n", version(&upgraded.from), version(&upgraded.to))
+            format!("{name} upgraded from {} to {}\n", upgraded.from, upgraded.to)
         } else {
-            format!("{name} runs this very sandkeep already ({})\n", version(&upgraded.to))
+            format!("{name} runs this very sandkeep already ({})\n", upgraded.to)
         };
         out::print(&text)?;
     }

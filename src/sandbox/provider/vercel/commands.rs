@@ -55,7 +55,7 @@ pub(super) async fn run(api: &Api, sandbox: &Sandbox, command: &Command, output:
     let started = Instant::now();
     let mark = mark();
     let mut abandoned = Abandoned::new(api, &sandbox.session, &mark);
-    let posted = post(api, sandbox, command, &mark, None, Some(command.limit + BEYOND)).await?;
+    let Posted { id: posted, surely_once } = post(api, sandbox, command, &mark, None, Some(command.limit + BEYOND)).await?;
     abandoned.command = Some(posted.clone());
     let followed = async {
         let exit = follow(api, sandbox, &posted, output).await?;
@@ -75,6 +75,9 @@ pub(super) async fn run(api: &Api, sandbox: &Sandbox, command: &Command, output:
     match ended {
         Ok(exit) => {
             abandoned.is_over();
+            if surely_once && command.repeat == Repeat::Never {
+                take_mark_away(api, &sandbox.session, &mark).await;
+            }
             exit
         }
         Err(_) => {
@@ -118,7 +121,12 @@ pub(super) async fn launch(api: &Api, sandbox: &Sandbox, command: &Command, log:
         repeat: Repeat::Never,
         ..command.clone()
     };
-    post(api, sandbox, &once, &mark(), Some(log), None).await
+    let mark = mark();
+    let Posted { id, surely_once } = post(api, sandbox, &once, &mark, Some(log), None).await?;
+    if surely_once {
+        take_mark_away(api, &sandbox.session, &mark).await;
+    }
+    Ok(id)
 }
 
 /// Brings a file in: first to where nobody looks, then at once to where it goes.
@@ -162,7 +170,14 @@ async fn send(api: &Api, sandbox: &Sandbox, path: &str, body: Body, doing: &str)
     Ok(sent)
 }
 
-/// Starts a command exactly once; answers its id.
+/// A command that was started.
+struct Posted {
+    id: String,
+    /// No request for it is without an answer: none can begin late.
+    surely_once: bool,
+}
+
+/// Starts a command exactly once.
 async fn post(
     api: &Api,
     sandbox: &Sandbox,
@@ -170,7 +185,7 @@ async fn post(
     mark: &str,
     log: Option<&str>,
     limit: Option<Duration>,
-) -> Result<String, Fault> {
+) -> Result<Posted, Fault> {
     let program = command.argv.first().map_or("", String::as_str);
     let doing = format!("running `{program}` in the sandbox `{}`", sandbox.name);
     let input = match &command.stdin {
@@ -195,16 +210,24 @@ async fn post(
     started.map_err(|trouble| trouble.fault(&doing))
 }
 
-async fn begin(api: &Api, session: &str, body: &serde_json::Value, mark: &str) -> Result<String, Trouble> {
+async fn begin(api: &Api, session: &str, body: &serde_json::Value, mark: &str) -> Result<Posted, Trouble> {
     let call = Call::post(&["v2", "sandboxes", "sessions", session, "cmd"], body.clone()).once();
     let mut round = 0;
     loop {
         round += 1;
         match api.ask::<OfCommand>(&call).await {
-            Ok(answer) => return Ok(answer.command.id),
+            Ok(answer) => {
+                return Ok(Posted {
+                    id: answer.command.id,
+                    surely_once: round == 1,
+                });
+            }
             Err(Trouble::Unknown(trouble)) => {
                 if let Some(known) = of_mark(api, session, mark, None).await? {
-                    return Ok(known.id);
+                    return Ok(Posted {
+                        id: known.id,
+                        surely_once: round == 1,
+                    });
                 }
                 if round >= ROUNDS {
                     return Err(*trouble);
@@ -328,12 +351,25 @@ async fn end(api: &Api, session: &str, id: &str) {
 
 /// Removes an input that no command took.
 fn forget(api: &Api, session: &str, input: &str) {
-    let body = json!({"command": "rm", "args": ["-f", input], "env": {}, "sudo": false});
-    let call = Call::post(&["v2", "sandboxes", "sessions", session, "cmd"], body);
+    let call = plain(session, "rm", &["-f", input]);
     let api = api.clone();
     tokio::spawn(async move {
         let _ = api.ask::<Anything>(&call).await;
     });
+}
+
+/// Removes what a command that may run once alone makes to be known by ([`BEGIN`]), which may be a moment after it was started.
+async fn take_mark_away(api: &Api, session: &str, mark: &str) {
+    const REMOVE: &str = r#"i=0; while [ $i -lt 100 ] && ! rmdir "$0" 2>/dev/null; do sleep 0.1; i=$((i+1)); done"#;
+    let call = plain(session, "/bin/sh", &["-c", REMOVE, &format!("/tmp/.sandkeep-once-{mark}")]);
+    // What is left behind then is an empty directory.
+    let _ = api.ask::<Anything>(&call).await;
+}
+
+/// A command that nobody waits for, and that does no harm done twice.
+fn plain(session: &str, program: &str, args: &[&str]) -> Call {
+    let body = json!({"command": program, "args": args, "env": {}, "sudo": false});
+    Call::post(&["v2", "sandboxes", "sessions", session, "cmd"], body)
 }
 
 /// Ends a command that nobody waits for any more.
