@@ -8,6 +8,7 @@ use crate::control::token::Token;
 use crate::sandbox::fleet::poll::HttpPolls;
 use crate::sandbox::fleet::{Policy, Target};
 use crate::sandbox::provider::Settings;
+use crate::sandbox::serve::deadlines::DeadlinePolicy;
 use crate::sandbox::serve::desk::DeskPolicy;
 use crate::sandbox::serve::keys::Keys;
 use crate::sandbox::serve::through::{Asking, Given, Through, Variable};
@@ -45,6 +46,10 @@ pub(super) struct Args {
     /// How long a sandbox should live, from its start on
     #[arg(long, value_name = "TIME", value_parser = params::duration)]
     timeout: Option<Duration>,
+    /// For how long after its last use (a start, a question about its worker, a prompt) a sandbox is given more time before its
+    /// provider ends it; 0 for never
+    #[arg(long, value_name = "TIME", value_parser = params::duration, default_value = "15min")]
+    idle: Duration,
     /// How long a project may take to get ready
     #[arg(long, value_name = "TIME", value_parser = params::duration, default_value = "15min")]
     wait: Duration,
@@ -178,6 +183,10 @@ async fn serve_until_told(
             ..DeskPolicy::default()
         },
         fleet: Policy::default(),
+        deadlines: DeadlinePolicy {
+            idle: args.idle,
+            ..DeadlinePolicy::default()
+        },
     };
     let router = serve::assemble(directory, parts)
         .await

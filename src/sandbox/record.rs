@@ -100,6 +100,9 @@ pub struct Record {
     /// The last start came to its end.
     #[serde(default)]
     pub complete: bool,
+    /// It was stopped on request, and not started since.
+    #[serde(default)]
+    pub stopped: bool,
     /// Why the last start failed.
     #[serde(default)]
     pub fault: Option<Fault>,
@@ -132,6 +135,7 @@ impl Record {
             created_at: now,
             steps: Vec::new(),
             complete: false,
+            stopped: false,
             fault: None,
         }
     }

@@ -54,7 +54,7 @@ pub struct Stopped {
 pub async fn stop(name: &str, request: StopRequest, provider: &dyn Provider, records: &Records) -> Result<Stopped, Fault> {
     check_name(name)?;
     let _held = records.hold(name, request.drain + HELD_FOR).await?;
-    let record = records.known(name)?;
+    let mut record = records.known(name)?;
     let mut stopped = Stopped {
         name: name.to_owned(),
         ..Stopped::default()
@@ -71,10 +71,16 @@ pub async fn stop(name: &str, request: StopRequest, provider: &dyn Provider, rec
         drain(&mut stopped, request.drain, provider, &sandbox, &record).await?;
     }
     provider.stop(&sandbox).await?;
-    if request.files == Files::Remove {
-        // What was removed with the sandbox needs no second look.
-        remove(provider, &sandbox, &record).await?;
-        records.forget(name)?;
+    match request.files {
+        Files::Keep => {
+            record.stopped = true;
+            records.save(&record)?;
+        }
+        Files::Remove => {
+            // What was removed with the sandbox needs no second look.
+            remove(provider, &sandbox, &record).await?;
+            records.forget(name)?;
+        }
     }
     Ok(stopped)
 }

@@ -32,6 +32,12 @@ struct Of {
     running: BTreeMap<String, bool>,
     asked: Vec<String>,
     environment: Vec<(String, String)>,
+    /// When each ends, of those that a provider ends.
+    ends: BTreeMap<String, jiff::Timestamp>,
+    /// What the agent in each does.
+    agent: BTreeMap<String, &'static str>,
+    /// The last moment that the plan allows.
+    most: Option<jiff::Timestamp>,
 }
 
 #[derive(Clone)]
@@ -60,6 +66,9 @@ impl Fake {
                 running: BTreeMap::new(),
                 asked: Vec::new(),
                 environment: Vec::new(),
+                ends: BTreeMap::new(),
+                agent: BTreeMap::new(),
+                most: None,
             })),
             gate: watch::Sender::new(false),
         }
@@ -67,6 +76,36 @@ impl Fake {
 
     pub fn set_mood(&self, mood: Mood) {
         self.of.lock().unwrap().mood = mood;
+    }
+
+    /// As the command line does it, beside the server.
+    pub fn is_started_elsewhere(&self, sandbox: &str) {
+        self.of.lock().unwrap().running.insert(sandbox.to_owned(), true);
+    }
+
+    pub fn is_stopped_elsewhere(&self, sandbox: &str) {
+        self.of.lock().unwrap().running.insert(sandbox.to_owned(), false);
+    }
+
+    pub fn is_removed_elsewhere(&self, sandbox: &str) {
+        self.of.lock().unwrap().running.remove(sandbox);
+    }
+
+    /// Its provider ends it then.
+    pub fn set_end(&self, sandbox: &str, ends: jiff::Timestamp) {
+        self.of.lock().unwrap().ends.insert(sandbox.to_owned(), ends);
+    }
+
+    pub fn end(&self, sandbox: &str) -> jiff::Timestamp {
+        self.of.lock().unwrap().ends[sandbox]
+    }
+
+    pub fn set_most(&self, most: jiff::Timestamp) {
+        self.of.lock().unwrap().most = Some(most);
+    }
+
+    pub fn set_agent(&self, sandbox: &str, state: &'static str) {
+        self.of.lock().unwrap().agent.insert(sandbox.to_owned(), state);
     }
 
     pub fn open_gate(&self) {
@@ -204,6 +243,16 @@ impl Sandboxes for Fake {
         })
     }
 
+    fn extend(&self, sandbox: String, until: jiff::Timestamp) -> BoxFuture<'static, Result<Option<jiff::Timestamp>, Fault>> {
+        self.note(format!("extend {sandbox}"));
+        let mut of = self.of.lock().unwrap();
+        let allowed = of.most.map_or(until, |most| most.min(until));
+        let ends = of.ends.get_mut(&sandbox).unwrap();
+        *ends = allowed.max(*ends);
+        let ends = *ends;
+        Box::pin(async move { Ok(Some(ends)) })
+    }
+
     fn known(&self) -> Result<Vec<Known>, Fault> {
         let of = self.of.lock().unwrap();
         let known = |id: &String| Known {
@@ -213,8 +262,10 @@ impl Sandboxes for Fake {
             branch: None,
             preview_url: None,
             created_at: Time(jiff::Timestamp::UNIX_EPOCH),
-            expires_at: None,
+            expires_at: of.ends.get(id).copied().map(Time),
             complete: true,
+            stopped: !of.running[id],
+            extendable: of.ends.contains_key(id),
             target: Target::Provider,
         };
         Ok(of.running.keys().map(known).collect())
@@ -223,10 +274,18 @@ impl Sandboxes for Fake {
 
 impl Prober for Fake {
     fn probe(&self, sandbox: Arc<str>, _target: Target) -> BoxFuture<'static, Result<Heard, String>> {
-        let running = self.of.lock().unwrap().running.get(sandbox.as_ref()).copied();
+        let of = self.of.lock().unwrap();
+        let running = of.running.get(sandbox.as_ref()).copied();
+        let agent = of.agent.get(sandbox.as_ref()).copied();
         Box::pin(async move {
             match running {
-                Some(true) => Ok(Heard::Document(Arc::new(document(&sandbox, true)))),
+                Some(true) => {
+                    let mut document = document(&sandbox, true);
+                    if let Some(state) = agent {
+                        document.agent.state = state.to_owned();
+                    }
+                    Ok(Heard::Document(Arc::new(document)))
+                }
                 _ => Err("nobody answers".to_owned()),
             }
         })

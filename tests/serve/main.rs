@@ -17,4 +17,5 @@ mod fleet;
 mod nextjs;
 mod process;
 mod restart;
+mod rounds;
 mod server;

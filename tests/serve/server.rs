@@ -4,6 +4,7 @@ use super::fake::Fake;
 use futures_util::StreamExt;
 use reqwest::{Method, RequestBuilder, Response};
 use sandkeep::sandbox::fleet::{Policy, Prober, Target};
+use sandkeep::sandbox::serve::deadlines::DeadlinePolicy;
 use sandkeep::sandbox::serve::desk::DeskPolicy;
 use sandkeep::sandbox::serve::keys::Keys;
 use sandkeep::sandbox::serve::sandboxes::Sandboxes;
@@ -51,6 +52,16 @@ impl Server {
     }
 
     pub fn with(sandboxes: Arc<dyn Sandboxes>, prober: Arc<dyn Prober>, fleet: Policy, directory: Arc<tempfile::TempDir>) -> Self {
+        Self::kept(sandboxes, prober, fleet, DeadlinePolicy::default(), directory)
+    }
+
+    pub fn kept(
+        sandboxes: Arc<dyn Sandboxes>,
+        prober: Arc<dyn Prober>,
+        fleet: Policy,
+        deadlines: DeadlinePolicy,
+        directory: Arc<tempfile::TempDir>,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -71,6 +82,7 @@ impl Server {
                         retry: Duration::from_millis(20),
                     },
                     fleet: fleet.clone(),
+                    deadlines,
                 };
                 match serve::assemble(&path, parts).await {
                     Ok(router) => break router,

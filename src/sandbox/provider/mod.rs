@@ -366,6 +366,14 @@ impl Settings {
         }
     }
 
+    /// Whether it ends sandboxes by itself, and gives them more time when it is asked: not where only the user knows when they end.
+    pub fn ends_sandboxes(&self) -> bool {
+        match self {
+            Self::Local { .. } | Self::Exec { .. } => false,
+            Self::Vercel(_) => true,
+        }
+    }
+
     /// Opens the provider. `variable` finds an environment variable, for credentials.
     ///
     /// # Errors

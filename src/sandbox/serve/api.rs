@@ -4,6 +4,7 @@ use super::desk::DeskHandle;
 use super::events::EventLog;
 use super::keys::Keys;
 use super::problem::{Problem, ProblemCode};
+use super::rounds::Uses;
 use super::routes::{operations, reads, sandboxes};
 use super::sandboxes::Sandboxes;
 use crate::sandbox::fleet::FleetHandle;
@@ -28,6 +29,8 @@ pub struct App {
     pub sandboxes: Arc<dyn Sandboxes>,
     /// The token.
     pub keys: Arc<Keys>,
+    /// Who is told that a sandbox is used.
+    pub uses: Uses,
 }
 
 impl std::fmt::Debug for App {

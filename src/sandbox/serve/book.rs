@@ -145,23 +145,6 @@ impl Book {
         })
     }
 
-    /// Remembers that a sandbox was stopped on request, so that the next server leaves it alone; or that it is not any more.
-    pub(super) fn mark_stopped(&self, sandbox: &str, stopped: bool) {
-        let path = self.directory.join(format!("{sandbox}.stopped"));
-        let done = if stopped { fs::write(&path, "") } else { fs::remove_file(&path) };
-        match done {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("marking `{}`: {error}", path.display()),
-            _ => {}
-        }
-    }
-
-    /// The sandboxes that were stopped on request.
-    pub(super) fn stopped(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        names.filter_map(|name| name.strip_suffix(".stopped").map(str::to_owned)).collect()
-    }
-
     /// Removes a page.
     pub(super) fn remove(&self, operation: &str) {
         if let Err(error) = fs::remove_file(self.file(operation)) {
@@ -192,11 +175,6 @@ mod tests {
         drop(book);
         let book = Book::open(dir.path()).unwrap();
         book.remove("op-2");
-        book.mark_stopped("sb-1", true);
-        book.mark_stopped("sb-2", true);
-        book.mark_stopped("sb-2", false);
-        book.mark_stopped("sb-3", false);
-        assert_eq!(book.stopped(), ["sb-1"]);
         let pages = book.load().unwrap();
         assert_eq!(pages.len(), 1);
         assert_eq!(pages[0].operation, page("op-1").operation);

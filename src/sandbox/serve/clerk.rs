@@ -92,10 +92,6 @@ impl Clerk {
 
     /// Takes up what was under way, and works until nobody can ask any more.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Ask>, mut news: mpsc::UnboundedReceiver<News>, fleet: FleetHandle) {
-        for sandbox in self.book.stopped() {
-            // The keeper is gone only when the program ends.
-            let _ = fleet.stopped(sandbox).await;
-        }
         self.take_up();
         loop {
             tokio::select! {
@@ -297,7 +293,6 @@ impl Clerk {
             News::Ended(id, ended) => self.ended(&id, ended, fleet).await,
             News::Stopped(sandbox, result) => {
                 if result.is_ok() {
-                    self.book.mark_stopped(&sandbox, true);
                     // The keeper is gone only when the program ends.
                     let _ = fleet.stopped(&sandbox).await;
                 }
@@ -407,7 +402,6 @@ impl Clerk {
         let outcome = match ended {
             Ended::Started(started) => {
                 let target = (self.target)(&sandbox, started.health_url.as_deref());
-                self.book.mark_stopped(&sandbox, false);
                 let _ = fleet.add(&sandbox, Some(target)).await;
                 Outcome::Started(Box::new(StartResult::from(started.as_ref())))
             }

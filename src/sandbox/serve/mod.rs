@@ -4,6 +4,7 @@
 //! app ──HTTP──▶ door ─▶ api ─▶ routes ─┬─▶ desk, clerk (operations, on disk) ─▶ a task for each start or stop ─▶ Sandboxes ─▶ sandbox::start …
 //!                                      ├─▶ fleet (what each sandbox says, and whom to ask next) ◀── reports of the sandboxes
 //!                                      └─▶ event log (server-sent events)
+//! rounds: the records, which the command line writes too ─▶ fleet; more time for sandboxes in use
 //! ```
 //!
 //! A start is asynchronous: it is written down, then answered 202, then done. [`sandboxes::Sandboxes`] is the seam to the sandboxes
@@ -14,6 +15,7 @@ pub mod api;
 mod attempt;
 mod book;
 mod clerk;
+pub mod deadlines;
 pub mod desk;
 pub mod door;
 pub mod events;
@@ -23,16 +25,20 @@ pub mod openapi;
 pub mod operation;
 pub mod order;
 pub mod problem;
+mod rounds;
 mod routes;
 pub mod sandboxes;
 pub mod through;
 
 pub use book::BookError;
+pub use rounds::Uses;
 
 use self::api::App;
+use self::deadlines::DeadlinePolicy;
 use self::desk::{DeskHandle, DeskPolicy, TargetOf};
 use self::events::{Event, SandboxEvent};
 use self::keys::Keys;
+use self::rounds::Rounds;
 use self::sandboxes::Sandboxes;
 use super::fleet::{Change, Fleet, FleetHandle, Policy, Prober};
 use axum::Router;
@@ -53,6 +59,8 @@ pub struct Parts {
     pub desk: DeskPolicy,
     /// How sandboxes are looked after.
     pub fleet: Policy,
+    /// How sandboxes in use are kept from ending.
+    pub deadlines: DeadlinePolicy,
 }
 
 impl std::fmt::Debug for Parts {
@@ -74,6 +82,7 @@ pub async fn assemble(directory: &Path, parts: Parts) -> Result<Router, BookErro
         keys,
         desk,
         fleet,
+        deadlines,
     } = parts;
     let (desk, log, unstarted) = DeskHandle::start(&directory.join("operations"), desk, sandboxes.clone(), target)?;
     let told = log.clone();
@@ -89,22 +98,15 @@ pub async fn assemble(directory: &Path, parts: Parts) -> Result<Router, BookErro
         });
     };
     let fleet = FleetHandle::start(Fleet::new(fleet, fastrand::u64(..)), prober, changed);
-    match sandboxes.known() {
-        Ok(known) => {
-            for known in known.into_iter().filter(|known| known.complete) {
-                // The keeper is gone only when the program ends.
-                let _ = fleet.add(known.sandbox_id, Some(known.target)).await;
-            }
-        }
-        Err(fault) => tracing::warn!("the sandboxes that were started before are not looked after: {fault}"),
-    }
     unstarted.run(fleet.clone());
+    let uses = Rounds::begin(deadlines, sandboxes.clone(), fleet.clone(), desk.clone()).await;
     let app = App {
         desk,
         fleet,
         log,
         sandboxes,
         keys,
+        uses,
     };
     Ok(api::router(app))
 }

@@ -30,6 +30,10 @@ pub struct Known {
     pub expires_at: Option<Time>,
     /// The last start came to its end.
     pub complete: bool,
+    /// It was stopped on request, and not started since.
+    pub stopped: bool,
+    /// Its provider ends it, and may give it more time.
+    pub extendable: bool,
     /// Where it is asked how it does.
     pub target: Target,
 }
@@ -54,7 +58,10 @@ pub trait Sandboxes: Send + Sync + 'static {
     /// Drains a sandbox and ends it.
     fn stop(&self, sandbox: String) -> BoxFuture<'static, Result<Stopped, Fault>>;
 
-    /// All sandboxes that were started from here.
+    /// Has a sandbox live until then at least, as far as its provider allows; answers its deadline as it is afterwards.
+    fn extend(&self, sandbox: String, until: jiff::Timestamp) -> BoxFuture<'static, Result<Option<jiff::Timestamp>, Fault>>;
+
+    /// All sandboxes that were started from here, by this server or by the command line.
     ///
     /// # Errors
     /// When the records cannot be read.

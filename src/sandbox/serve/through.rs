@@ -201,6 +201,15 @@ impl Sandboxes for Through {
         })
     }
 
+    fn extend(&self, sandbox: String, until: jiff::Timestamp) -> BoxFuture<'static, Result<Option<jiff::Timestamp>, Fault>> {
+        let this = self.clone();
+        Box::pin(async move {
+            let record = this.given.records.known(&sandbox)?;
+            let provider = this.provider_of(&record)?;
+            look::extend(&sandbox, until, provider.as_ref(), &this.given.records).await
+        })
+    }
+
     fn known(&self) -> Result<Vec<Known>, Fault> {
         let known = |record: Record| Known {
             target: self.target(&record.name, record.health_url.as_deref()),
@@ -211,6 +220,8 @@ impl Sandboxes for Through {
             created_at: Time(record.created_at),
             expires_at: record.expires_at.map(Time),
             complete: record.complete,
+            stopped: record.stopped,
+            extendable: record.provider.ends_sandboxes(),
             sandbox_id: record.name,
         };
         Ok(self.given.records.all()?.into_iter().map(known).collect())

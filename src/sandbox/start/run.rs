@@ -92,6 +92,7 @@ impl<'a> Run<'a> {
         }
         let mut record = earlier.unwrap_or_else(|| Record::new(&request.name, settings, jiff::Timestamp::now()));
         record.steps.clear();
+        record.stopped = false;
         record.fault = None;
         Ok(Self {
             request,

@@ -38,6 +38,7 @@ pub(in crate::sandbox::serve) async fn start(
     let key = idempotency_key(&headers)?;
     let (order, environment) = body.checked()?;
     let taken = app.desk.take(order, environment, key).await?;
+    app.uses.tell(&taken.sandbox_id);
     let accepted = Accepted {
         operation_id: taken.operation_id,
         sandbox_id: taken.sandbox_id,
@@ -133,6 +134,7 @@ async fn rows(app: &App) -> Result<BTreeMap<String, SandboxRow>, Problem> {
         (status = 504, description = "the sandbox does not answer", body = ProblemDocument, content_type = "application/problem+json")))]
 pub(in crate::sandbox::serve) async fn worker(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
     check_name(&id)?;
+    app.uses.tell(&id);
     let operation = app.desk.last_of(&id).await?;
     let starting = operation.as_ref().filter(|operation| !operation.state.is_over());
     let worker = match look(&app, &id).await? {
