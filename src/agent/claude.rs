@@ -2,6 +2,7 @@
 
 use super::protocol::{self, LINE_MAX, Line};
 use super::settings::{Launch, Settings};
+use super::transcript::Begun;
 use super::{leader, tree};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -47,14 +48,13 @@ const PASSED: [&str; 24] = [
 
 /// Set unless the config says otherwise. Without these the CLI looks for updates, reports telemetry, refuses to work as root, and
 /// tries a refused key for three minutes.
-const FIXED: [(&str, &str); 7] = [
+const FIXED: [(&str, &str); 6] = [
     ("IS_SANDBOX", "1"),
     ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
     ("DISABLE_AUTOUPDATER", "1"),
     ("DISABLE_TELEMETRY", "1"),
     ("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS", "1"),
     ("CLAUDE_CODE_MAX_RETRIES", "4"),
-    ("CLAUDE_CODE_RESUME_INTERRUPTED_TURN", "1"),
 ];
 
 /// How claude proves who pays. Handed over through an inherited descriptor: neither its tools nor `/proc/*/environ` show it.
@@ -152,6 +152,9 @@ pub fn start(
     command.current_dir(&surroundings.root);
     command.env_clear().envs(environment(surroundings, settings)).env(tree::MARK, &mark);
     command.env("CLAUDE_CONFIG_DIR", &surroundings.config_dir);
+    if session.begun == Begun::Message {
+        command.env("CLAUDE_CODE_RESUME_INTERRUPTED_TURN", "1");
+    }
     if let Some(reason) = session.resume_reason {
         command.env("CLAUDE_CODE_RESUME_REASON", reason);
     }
@@ -179,8 +182,9 @@ pub fn start(
 pub struct SessionStart<'a> {
     /// claude's id of it.
     pub id: &'a str,
-    /// Whether it has a transcript to go on with.
-    pub resumes: bool,
+    /// What claude has of it. A turn that was cut is run again only if it is that of the prompt it is started for: another one's
+    /// would be answered in its place.
+    pub begun: Begun,
     /// Why a turn was cut, where one was.
     pub resume_reason: Option<&'static str>,
 }
@@ -199,9 +203,9 @@ fn arguments(surroundings: &Surroundings, settings: &Settings, launch: &Launch, 
     .into();
     let mut push = |argument: String| arguments.push(argument.into());
     push(format!("--permission-mode={}", launch.permission_mode));
-    push(match session.resumes {
-        true => format!("--resume={}", session.id),
-        false => format!("--session-id={}", session.id),
+    push(match session.begun {
+        Begun::Session | Begun::Message => format!("--resume={}", session.id),
+        Begun::Nothing => format!("--session-id={}", session.id),
     });
     if settings.partial_messages {
         push("--include-partial-messages".into());

@@ -4,12 +4,14 @@
 //! the session's name>.json` says which claude session a name stands for. Sync uploads the directory; restore brings it back before the
 //! agent starts.
 
+mod mend;
+
 use crate::host::mask::Masker;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// What is remembered of a session by name.
@@ -22,6 +24,27 @@ pub struct Record {
     /// What it has cost so far, as claude counts it.
     #[serde(default)]
     pub total_cost_usd: f64,
+}
+
+/// What claude has of a session and of a message in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// Nothing: the session begins.
+    Nothing,
+    /// The conversation, but not the message. A turn that is cut off in it belongs to a prompt that is over.
+    Session,
+    /// The message: what is cut off is its turn.
+    Message,
+}
+
+impl Begun {
+    fn of(contents: &mend::Contents, message: &str) -> Self {
+        if contents.ids.contains(message) {
+            Self::Message
+        } else {
+            Self::Session
+        }
+    }
 }
 
 /// All conversations of this box.
@@ -74,19 +97,28 @@ impl Transcripts {
         self.directory.join(format!("{}.json", name_hash(session)))
     }
 
-    /// Whether claude can go on with the session; where only the mirror has it, it is put back first.
-    pub fn prepare(&self, claude_session: &str) -> io::Result<bool> {
-        if self.find(claude_session).is_some() {
-            return Ok(true);
-        }
+    /// Makes claude's file of the session fit to go on from: whole lines, completed from the mirror, or put back from it.
+    pub fn prepare(&self, claude_session: &str, message: &str) -> io::Result<Begun> {
         let mirror = self.directory.join(format!("{claude_session}.jsonl"));
+        if let Some(file) = self.find(claude_session) {
+            let mut contents = mend::whole_lines(&file)?;
+            if contents.conversation {
+                mend::complete(&file, &mut contents, &mirror)?;
+                return Ok(Begun::of(&contents, message));
+            }
+            std::fs::remove_file(&file)?;
+        }
         if !mirror.exists() {
-            return Ok(false);
+            return Ok(Begun::Nothing);
+        }
+        let contents = mend::whole_lines(&mirror)?;
+        if !contents.conversation {
+            return Ok(Begun::Nothing);
         }
         let folder = self.config_dir.join("projects").join(munged(&self.root));
         std::fs::create_dir_all(&folder)?;
         std::fs::copy(&mirror, folder.join(format!("{claude_session}.jsonl")))?;
-        Ok(true)
+        Ok(Begun::of(&contents, message))
     }
 
     fn find(&self, claude_session: &str) -> Option<PathBuf> {
@@ -94,9 +126,7 @@ impl Transcripts {
         let files = projects
             .flatten()
             .map(|project| project.path().join(format!("{claude_session}.jsonl")));
-        files
-            .into_iter()
-            .find(|file| std::fs::metadata(file).is_ok_and(|found| found.len() > 0))
+        files.into_iter().find(|file| file.exists())
     }
 
     /// Appends lines to the mirror of the file that claude keeps them in.
@@ -106,18 +136,22 @@ impl Transcripts {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         let mut lines = Vec::new();
+        if !ends_a_line(&mut file)? {
+            lines.push(b'\n');
+        }
         for entry in &mut entries {
             self.masker.mask_json(entry);
             serde_json::to_writer(&mut lines, entry)?;
             lines.push(b'\n');
         }
-        OpenOptions::new().create(true).append(true).open(path)?.write_all(&lines)
+        file.write_all(&lines)
     }
 
     /// The last text of the model after the message with this id.
     pub fn answer_to(&self, claude_session: &str, message: &str) -> Option<String> {
-        let file = std::fs::File::open(self.find(claude_session)?).ok()?;
+        let file = File::open(self.find(claude_session)?).ok()?;
         let mut asked = false;
         let mut answer = None;
         for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
@@ -141,6 +175,16 @@ impl Transcripts {
         }
         answer
     }
+}
+
+/// Not so where a crash left half a line.
+fn ends_a_line(file: &mut File) -> io::Result<bool> {
+    let mut last = [b'\n'];
+    if file.seek(SeekFrom::End(0))? > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    Ok(last == [b'\n'])
 }
 
 /// What follows `projects/<folder>/`: a file name, or one in the session's own folder. Nothing that leads out.
@@ -170,7 +214,7 @@ pub fn name_hash(session: &str) -> String {
 /// Writes a file so that it is there as a whole or not at all.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    let mut file = std::fs::File::create(&temporary)?;
+    let mut file = File::create(&temporary)?;
     file.write_all(text)?;
     file.sync_data()?;
     std::fs::rename(&temporary, path)
@@ -195,13 +239,14 @@ mod tests {
             .unwrap()
         };
         let transcripts = open(home.path());
-        assert!(!transcripts.prepare("abc").unwrap());
+        assert_eq!(transcripts.prepare("abc", "m1").unwrap(), Begun::Nothing);
         let entries = vec![
             json!({"uuid": "m1", "type": "user", "message": {"content": "s3cret-s3cret?"}}),
             json!({"uuid": "a1", "type": "assistant", "message": {"content": [{"type": "text", "text": "yes"}]}}),
         ];
         transcripts.mirror("/root/.claude/projects/-srv-my-app/abc.jsonl", entries).unwrap();
-        assert!(transcripts.prepare("abc").unwrap());
+        assert_eq!(transcripts.prepare("abc", "m1").unwrap(), Begun::Message);
+        assert_eq!(transcripts.prepare("abc", "m2").unwrap(), Begun::Session);
         let text = std::fs::read_to_string(home.path().join("projects/-srv-my-app/abc.jsonl")).unwrap();
         assert!(text.contains("***") && !text.contains("s3cret-s3cret"));
         assert_eq!(transcripts.answer_to("abc", "m1").as_deref(), Some("yes"));

@@ -49,6 +49,89 @@ fn claude_killed_while_the_model_speaks() {
     assert_eq!(sandbox.asked(&id), 1);
 }
 
+/// Between the end of a tool and the line about it in the transcript, which comes some 100 ms later.
+#[test]
+fn claude_killed_right_after_a_tool() {
+    skip!("needs-claude");
+    // It may have died before it asked the model, and then the model hangs for the one that comes after it.
+    let sandbox = Sandbox::with(json!({"stall_timeout": "8s"}));
+    let id = sandbox.send("[[bash echo x >> ran.txt]][[hang]][[say Done.]]");
+    sandbox.event(&id, "tool_result", |_| true);
+    signal(sandbox.claude_pid(), "KILL");
+    sandbox.done(&id, "Done.");
+    assert!((1..=2).contains(&sandbox.runs()), "ran {} times", sandbox.runs());
+    assert_eq!(sandbox.asked(&id), 1);
+}
+
+/// What is left of a transcript: claude's own, or the mirror's too. Everything from the last use of a tool on is gone.
+fn lose_the_end(sandbox: &Sandbox, folder: &str, uses: usize) {
+    let files = crate::support::raw::transcripts_below(&sandbox.path(folder));
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines.iter().rposition(|line| line.contains("\"tool_use\"")).unwrap();
+    std::fs::write(&files[0], lines[..at + uses].join("\n") + "\n").unwrap();
+}
+
+/// The turn of a prompt that is over is cut off in the transcript: it is not run again in the next prompt's place.
+fn the_end_of_the_transcript_is_lost(sandbox: &Sandbox) {
+    sandbox.ask("[[bash echo x >> ran.txt]][[say The word is mango.]]");
+    for uses in [1, 0] {
+        signal(sandbox.claude_pid(), "KILL");
+        sandbox.nothing_left_but("");
+        lose_the_end(sandbox, "home/.claude/projects/", uses);
+        lose_the_end(sandbox, "state/transcripts", uses);
+        let id = sandbox.send("[[bash echo y >> more.txt]][[say Next.]]");
+        sandbox.done(&id, "Next.");
+        assert_eq!(sandbox.runs(), 1, "what had its end did not run again");
+        assert_eq!(sandbox.asked(&id), 1);
+    }
+    assert_eq!(sandbox.file("more.txt"), "y\ny\n");
+}
+
+#[test]
+fn a_turn_that_is_over_is_not_run_again_for_the_next_prompt() {
+    skip!("needs-claude");
+    the_end_of_the_transcript_is_lost(&Sandbox::start());
+}
+
+#[test]
+fn a_turn_that_is_over_is_not_run_again_by_the_older_one() {
+    skip!("needs-claude");
+    the_end_of_the_transcript_is_lost(&with_the_older_one());
+}
+
+#[test]
+fn what_claude_lost_of_its_transcript_comes_from_the_mirror() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    sandbox.ask("[[bash echo x >> ran.txt]][[say The word is mango.]]");
+    signal(sandbox.claude_pid(), "KILL");
+    sandbox.nothing_left_but("");
+    lose_the_end(&sandbox, "home/.claude/projects/", 1);
+    assert_eq!(sandbox.ask("[[say Next.]]")["text"], "Next.");
+    let asked = sandbox.api.seen().requests.last().unwrap().to_string();
+    assert!(asked.contains("The word is mango."), "the turn before is whole");
+    assert_eq!(sandbox.runs(), 1);
+}
+
+/// Killed before it had written a message of its first prompt, but not before it had made the file.
+#[test]
+fn a_transcript_without_a_message_is_begun_anew() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    sandbox.ask("[[say The word is mango.]]");
+    signal(sandbox.claude_pid(), "KILL");
+    sandbox.nothing_left_but("");
+    for folder in ["home/.claude/projects/", "state/transcripts"] {
+        let files = crate::support::raw::transcripts_below(&sandbox.path(folder));
+        let text = std::fs::read_to_string(&files[0]).unwrap();
+        let first = text.lines().next().unwrap();
+        assert!(first.contains("queue-operation"), "{first}");
+        std::fs::write(&files[0], format!("{first}\n")).unwrap();
+    }
+    assert_eq!(sandbox.ask("[[say Anew.]]")["text"], "Anew.");
+}
+
 #[test]
 fn claude_killed_before_the_first_word() {
     skip!("needs-claude");
@@ -208,14 +291,8 @@ fn killed_anywhere_each_prompt_ends_once() {
         }
         asked.push(id);
     }
-    for id in &asked {
-        // A CLI that is killed within moments of an answer may have lost the end of its transcript, and then gives that answer once more
-        // together with the next one: the words are not compared.
-        let end = sandbox.end_of(id);
-        assert!(
-            end["status"] == "done" && end["text"].as_str().is_some_and(|text| text.starts_with("Round ")),
-            "{end}"
-        );
+    for (round, id) in asked.iter().enumerate() {
+        sandbox.done(id, &format!("Round {round}."));
     }
     for round in 0..6 {
         let ran = sandbox.file("ran.txt").lines().filter(|line| *line == round.to_string()).count();

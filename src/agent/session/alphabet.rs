@@ -123,6 +123,8 @@ pub enum Action {
         generation: u64,
         /// With what.
         launch: Launch,
+        /// The message that it will get first.
+        message: String,
         /// Whether a turn was cut before.
         resumes: bool,
     },

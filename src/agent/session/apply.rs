@@ -61,6 +61,7 @@ impl Session {
             renew_at: now,
             phase: Phase::Claiming,
             heard: now,
+            taken_in: false,
             tools: BTreeSet::new(),
             questions: BTreeMap::new(),
             asked_since: now,
@@ -204,12 +205,17 @@ impl Session {
         if self.turn_of(id).is_none_or(|turn| turn.phase != Phase::Recovering) {
             return;
         }
-        // The turn was cut at a point where claude remembers the message but not that it owes an answer: it is asked anew.
+        // The turn was cut at a point where claude remembers the message but not that it owes an answer: it is asked anew. By another
+        // process, so that the two messages can never both be with one.
         if let Some(turn) = self.turn.as_mut().filter(|turn| text.is_none() && turn.forgotten == 0) {
             turn.forgotten += 1;
-            turn.resumes += 1;
             turn.last_error = "the message was taken for answered".into();
-            turn.phase = Phase::Waiting { start_at: now };
+            turn.phase = Phase::Cut;
+            match self.process {
+                Process::Off => self.cut_to_waiting(now),
+                Process::Dying => {}
+                Process::On { .. } | Process::Closing { .. } | Process::Terminating { .. } => self.kill(actions),
+            }
             return;
         }
         let mut outcome = match &text {

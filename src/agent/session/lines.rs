@@ -36,7 +36,8 @@ impl Session {
             Line::Malformed { bytes, error } => {
                 self.record(Happening::Notice(json!({"malformed_line": error, "bytes": bytes})), actions);
             }
-            Line::Lifecycle { .. } | Line::Control { .. } | Line::Other(_) => {}
+            Line::Lifecycle { uuid, .. } => self.said_lifecycle(&uuid),
+            Line::Control { .. } | Line::Other(_) => {}
         }
     }
 
@@ -61,19 +62,34 @@ impl Session {
         });
     }
 
-    /// Idle without a result of ours: claude took the message for one that it had answered before.
+    fn said_lifecycle(&mut self, message: &str) {
+        if let Some(turn) = self.turn.as_mut() {
+            turn.taken_in |= message == turn.message_id();
+        }
+    }
+
+    /// Idle without a result of ours: claude took the message for one that it had answered before. But an idle that is about the turn
+    /// before may come late; a CLI that tells about a message's life has said of ours that it knows it.
     fn said_state(&mut self, now: Instant, state: &str) {
-        let look_at = now + self.rules.recover_after;
-        match (state, self.turn.as_mut().map(|turn| &mut turn.phase)) {
-            ("idle", Some(Phase::Sent { look_at: at })) => *at = Some(look_at),
-            ("running", Some(_)) => self.forget_look(),
+        match state {
+            "idle" => {
+                let Some(turn) = self.turn.as_mut().filter(|turn| self.fifo || turn.taken_in) else {
+                    return;
+                };
+                if let Phase::Sent { look_at } = &mut turn.phase {
+                    *look_at = Some(now + self.rules.recover_after);
+                }
+            }
+            "running" => self.forget_look(),
             _ => {}
         }
     }
 
     fn forget_look(&mut self) {
-        if let Some(Phase::Sent { look_at }) = self.turn.as_mut().map(|turn| &mut turn.phase) {
+        let Some(turn) = self.turn.as_mut() else { return };
+        if let Phase::Sent { look_at } = &mut turn.phase {
             *look_at = None;
+            turn.taken_in = true;
         }
     }
 

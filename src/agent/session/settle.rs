@@ -28,7 +28,7 @@ impl Session {
         }
     }
 
-    fn kill(&mut self, actions: &mut Vec<Action>) {
+    pub(super) fn kill(&mut self, actions: &mut Vec<Action>) {
         self.process = Process::Dying;
         actions.push(Action::KillTree(self.generation));
     }
@@ -170,6 +170,7 @@ impl Session {
         actions.push(Action::Start {
             generation: self.generation,
             launch,
+            message: turn.message_id(),
             resumes: turn.resumes > 0,
         });
         self.send(now, actions);
@@ -193,6 +194,7 @@ impl Session {
             actions.push(Action::Record(turn.prompt.id.clone(), Happening::State("running", again)));
         }
         turn.heard = now;
+        turn.taken_in = false;
         turn.phase = Phase::Sent { look_at: None };
         actions.push(Action::Write(protocol::prompt(&turn.message_id(), &turn.prompt.text)));
     }

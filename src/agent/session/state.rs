@@ -59,6 +59,8 @@ pub(super) struct Turn {
     pub(super) renew_at: Instant,
     pub(super) phase: Phase,
     pub(super) heard: Instant,
+    /// Whether claude has said anything that it can say only after it has read the message.
+    pub(super) taken_in: bool,
     pub(super) tools: BTreeSet<String>,
     pub(super) questions: BTreeMap<String, Ask>,
     pub(super) asked_since: Instant,

@@ -55,6 +55,12 @@ impl World {
         assert!(actions.iter().any(|action| matches!(action, Action::Write(_))), "{actions:?}");
     }
 
+    /// The same with a process that is there already.
+    fn sent_warm(&mut self, id: &str) {
+        self.sent(id);
+        assert_eq!(self.session.generation, 1);
+    }
+
     fn result(&mut self, id: &str) -> Vec<Action> {
         self.say(&format!(
             r#"{{"type":"result","subtype":"success","is_error":false,"result":"ok","user_message_uuid":"{id}"}}"#
@@ -274,6 +280,16 @@ fn a_message_that_was_forgotten_is_sent_anew_under_another_id() {
     world.wait(Duration::from_secs(2));
     let none = || Event::Recovered { id: pid("a"), text: None };
     let actions = world.step(none());
+    assert!(
+        has(&actions, |action| matches!(action, Action::KillTree(1))),
+        "one message with one process"
+    );
+    world.emptied();
+    let actions = world.wait(Duration::from_secs(1));
+    assert!(has(
+        &actions,
+        |action| matches!(action, Action::Start { message, .. } if message == "a-2")
+    ));
     assert!(has(
         &actions,
         |action| matches!(action, Action::Write(line) if line.contains("\"a-2\""))
@@ -282,6 +298,30 @@ fn a_message_that_was_forgotten_is_sent_anew_under_another_id() {
     world.emptied();
     world.flushed("a");
     assert_eq!(world.finishes(), [("a".into(), Verdict::Done, "completed".into())]);
+}
+
+#[test]
+fn an_idle_that_comes_late_is_not_about_the_next_prompt() {
+    let mut world = World::new();
+    world.session.fifo = false;
+    world.sent("a");
+    world.result("a");
+    world.emptied();
+    world.flushed("a");
+    world.sent_warm("b");
+    let idle = r#"{"type":"system","subtype":"session_state_changed","state":"idle"}"#;
+    world.say(r#"{"type":"command_lifecycle","command_uuid":"a","state":"completed"}"#);
+    world.say(idle);
+    assert!(!has(&world.wait(Duration::from_secs(5)), |action| matches!(
+        action,
+        Action::Recover(_)
+    )));
+    world.say(r#"{"type":"command_lifecycle","command_uuid":"b","state":"completed"}"#);
+    world.say(idle);
+    assert!(has(&world.wait(Duration::from_secs(2)), |action| matches!(
+        action,
+        Action::Recover(_)
+    )));
 }
 
 #[test]

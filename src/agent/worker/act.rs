@@ -25,8 +25,9 @@ impl Worker {
             Action::Start {
                 generation,
                 launch,
+                message,
                 resumes,
-            } => self.start(name, generation, &launch, resumes),
+            } => self.start(name, generation, &launch, &message, resumes),
             Action::Write(line) => self.with_claude(name, |claude| claude.write(line)),
             Action::CloseInput => self.with_claude(name, Claude::close_input),
             Action::Terminate => self.with_claude(name, |claude| claude.terminate()),
@@ -68,7 +69,7 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, name: &str, generation: u64, launch: &Launch, resumes: bool) {
+    fn start(&mut self, name: &str, generation: u64, launch: &Launch, message: &str, resumes: bool) {
         let Some(slot) = self.slots.get_mut(name) else { return };
         let inner = self.inner.clone();
         let owned = name.to_owned();
@@ -78,7 +79,7 @@ impl Worker {
         let started = self.parts.transcripts.keep(&slot.record).and_then(|()| {
             let session = SessionStart {
                 id: &slot.record.claude_session,
-                resumes: self.parts.transcripts.prepare(&slot.record.claude_session)?,
+                begun: self.parts.transcripts.prepare(&slot.record.claude_session, message)?,
                 resume_reason: resumes.then_some("sandkeep"),
             };
             claude::start(&self.parts.surroundings, &self.parts.settings, launch, &session, output)

@@ -115,6 +115,8 @@ enum Step {
 fn next_step(request: &Value, seen: &mut Seen) -> Step {
     let messages = request["messages"].as_array().cloned().unwrap_or_default();
     let (prompt, results) = last_prompt(&messages);
+    // A CLI that goes on with a turn ends its text with a new line.
+    let prompt = prompt.trim_end();
     let steps: Vec<(String, String)> = prompt
         .split("[[")
         .skip(1)

@@ -93,15 +93,17 @@ impl Home {
     }
 }
 
+/// The transcripts in a folder and in those below it.
+pub(crate) fn transcripts_below(folder: &Path) -> Vec<PathBuf> {
+    let paths = || std::fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    let below = paths().filter(|path| path.is_dir()).flat_map(|path| transcripts_below(&path));
+    let here = paths().filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    here.chain(below).collect()
+}
+
 /// The transcript of the only session below a folder.
 pub(crate) fn transcript_below(projects: &Path) -> Vec<Value> {
-    let folders = std::fs::read_dir(projects).unwrap().flatten();
-    let files = folders.flat_map(|project| std::fs::read_dir(project.path()).unwrap().flatten());
-    let file = files
-        .map(|file| file.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
-        .unwrap();
-    let text = std::fs::read_to_string(file).unwrap();
+    let text = std::fs::read_to_string(&transcripts_below(projects)[0]).unwrap();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
