@@ -14,12 +14,7 @@ let
       src = fs.toSource {
         root = ../.;
         fileset = fs.unions [
-          ../Cargo.toml
-          ../Cargo.lock
-          ../src
-          ../tests
-          (fs.maybeMissing ../benches)
-          (fs.maybeMissing ../config)
+          (import ./sources.nix fs)
           ../clippy.toml
           ../deny.toml
           ../rustfmt.toml

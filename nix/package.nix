@@ -17,14 +17,7 @@ rustPlatform.buildRustPackage {
   # Only what cargo reads: a change to the documentation, nix/ or CI does not rebuild.
   src = fs.toSource {
     root = ../.;
-    fileset = fs.unions [
-      ../Cargo.toml
-      ../Cargo.lock
-      ../src
-      ../tests
-      (fs.maybeMissing ../benches)
-      (fs.maybeMissing ../config)
-    ];
+    fileset = import ./sources.nix fs;
   };
 
   cargoLock.lockFile = ../Cargo.lock;

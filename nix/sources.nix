@@ -1,0 +1,10 @@
+# What cargo reads to build and test.
+fs:
+fs.unions [
+  ../Cargo.toml
+  ../Cargo.lock
+  ../src
+  ../tests
+  (fs.maybeMissing ../benches)
+  (fs.maybeMissing ../config)
+]
