@@ -110,9 +110,13 @@ fn keep(args: Run, global: &Global) -> Result<ExitCode, CliError> {
     let options = worker::Options {
         socket: Some(socket(global)?),
         hold,
+        record: std::env::var_os("SANDKEEP_SOCKET").map(|_| config.state_dir.join("postmortem/drain.json")),
         ..worker::Options::default()
     };
-    runtime()?.block_on(worker::run(project, options)).map_err(failure)?;
+    // The door, and the asking for more time, go on while the worker reads or packs.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(no_runtime)?;
+    runtime.block_on(worker::run(project, options)).map_err(failure)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -180,9 +184,14 @@ fn failure(error: SyncError) -> CliError {
     }
 }
 
+/// For what is done once: one thread, which costs the least CPU.
 fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| CliError::failed(format!("starting the worker: {error}")))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(no_runtime)
+}
+
+fn no_runtime(error: std::io::Error) -> CliError {
+    CliError::failed(format!("starting the worker: {error}"))
 }
 
 /// Lines for the unit's log: no time, the journal has it.

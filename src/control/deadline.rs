@@ -1,6 +1,7 @@
 //! The end of the sandbox: what is not in the store yet is brought there well before it.
 //!
-//! Sync has a look at the clock too, but knows the deadline that held when it was started. This follows the one in force.
+//! Sync has a look at the clock too, and knows the deadline that held when it was started. This follows the one in force, and tells sync
+//! when it is another.
 
 use super::daemon_handle::DaemonHandle;
 use super::unix_http::exchange;
@@ -17,18 +18,24 @@ const BEFORE: [SignedDuration; 2] = [SignedDuration::from_secs(120), SignedDurat
 const LOOK: Duration = Duration::from_secs(10);
 /// How long a flush may take.
 const FLUSHED_WITHIN: Duration = Duration::from_secs(60);
+/// How long sync may take to hear of another deadline.
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Flushes before the deadline, whatever it is at the time, for as long as the daemon lives.
 pub async fn keep(daemon: DaemonHandle) {
     let mut snapshot = daemon.snapshot.clone();
     let mut flushed: Option<Timestamp> = None;
     let socket = daemon.runtime_dir.join("sync.sock");
+    let mut told = snapshot.borrow().expires_at.map(|time| time.0);
     loop {
         let ends = snapshot.borrow_and_update().expires_at.map(|time| time.0);
+        if ends != told && tell(&socket, ends).await {
+            told = ends;
+        }
         let now = Timestamp::now();
         let wait = ends.and_then(|ends| due_in(ends, now, flushed));
         if wait == Some(Duration::ZERO) {
-            let asked = tokio::time::timeout(FLUSHED_WITHIN, flush(&socket));
+            let asked = tokio::time::timeout(FLUSHED_WITHIN, post(&socket, "/v1/sync/flush"));
             match asked.await {
                 Ok(Ok(())) => {
                     tracing::info!("the sandbox ends soon: sync was flushed");
@@ -41,6 +48,8 @@ pub async fn keep(daemon: DaemonHandle) {
             }
         }
         let wait = wait.map(|wait| if wait.is_zero() { LOOK } else { wait });
+        // Where sync is not there yet it is told later; one that is started meanwhile knows it anyway.
+        let wait = wait.or((ends != told).then_some(LOOK));
         tokio::select! {
             changed = snapshot.changed() => if changed.is_err() { return },
             () = pause(wait) => {}
@@ -67,16 +76,22 @@ fn due_in(ends: Timestamp, now: Timestamp, flushed: Option<Timestamp>) -> Option
         .map(|moment| Duration::try_from(moment.duration_since(now)).unwrap_or(Duration::ZERO))
 }
 
-async fn flush(socket: &Path) -> Result<(), String> {
+async fn tell(socket: &Path, ends: Option<Timestamp>) -> bool {
+    let at = ends.map_or_else(String::new, |ends| format!("?at={}", ends.as_second()));
+    let told = tokio::time::timeout(HEARD_WITHIN, post(socket, &format!("/v1/sync/deadline{at}"))).await;
+    matches!(told, Ok(Ok(())))
+}
+
+async fn post(socket: &Path, path: &str) -> Result<(), String> {
     let request = Request::builder()
         .method(Method::POST)
-        .uri("/v1/sync/flush")
+        .uri(path)
         .header(header::HOST, "localhost")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let answer = exchange(socket, request).await.map_err(|error| error.to_string())?;
     let status = answer.status();
-    // Its end is the end of the flush.
+    // Its end is the end of what was asked for.
     let _ = answer.into_body().collect().await;
     if status.is_success() {
         Ok(())

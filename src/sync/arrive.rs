@@ -89,7 +89,7 @@ impl Engine {
         let mut wanted = Vec::new();
         let mut doomed = Vec::new();
         for (path, step, seen) in steps {
-            let object = there.get(&path).cloned();
+            let object = there.remove(&path);
             self.take_step(&path, step, object.as_ref(), seen, &mut arrived).await?;
             match (step, object) {
                 (Step::Download | Step::CopyLocalDownload, Some(there)) => wanted.push(Wanted { path, there, seen }),

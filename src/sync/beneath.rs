@@ -8,11 +8,10 @@ use super::path::TreePath;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, fstatat, mkdirat, utimensat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
 use rustix::fs::{RenameFlags, renameat_with};
-use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -24,8 +23,7 @@ use std::path::{Path, PathBuf};
 pub const TEMPORARY: &str = ".sandkeep-tmp-";
 
 /// What kind of thing a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -38,7 +36,7 @@ pub enum Kind {
 }
 
 /// What the file system says of a file; two equal ones mean unchanged content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// Its kind.
     pub kind: Kind,
@@ -152,11 +150,7 @@ impl Root {
             Err(error) if is_absent(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        match fstatat(&directory, path.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(Stat::new(&stat))),
-            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        stat_in(&directory, path.file_name())
     }
 
     /// Opens a file for reading; never blocks on a FIFO.
@@ -205,6 +199,7 @@ impl Root {
                         directory,
                         temporary,
                         name: path.file_name().to_owned(),
+                        appeared: false,
                     });
                 }
                 Err(Errno::EEXIST) => {}
@@ -214,7 +209,7 @@ impl Root {
     }
 
     /// Puts a symbolic link there, in place of a file or link.
-    pub fn put_link(&self, path: &TreePath, target: &str) -> io::Result<()> {
+    pub fn put_link(&self, path: &TreePath, target: &str) -> io::Result<Stat> {
         let directory = self.make_directory(path.parent().unwrap_or(""))?;
         let temporary = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
         symlinkat(target, &directory, temporary.as_str())?;
@@ -223,6 +218,7 @@ impl Root {
             directory,
             temporary,
             name: path.file_name().to_owned(),
+            appeared: false,
         };
         pending.appear(Replace::Anything)
     }
@@ -320,6 +316,7 @@ pub struct Pending {
     directory: OwnedFd,
     temporary: String,
     name: String,
+    appeared: bool,
 }
 
 impl Pending {
@@ -334,19 +331,18 @@ impl Pending {
         self.file().set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
         if let Some(ns) = mtime_ns {
             let time = TimeSpec::new(ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
-            utimensat(
-                &self.directory,
-                self.temporary.as_str(),
-                &time,
-                &time,
-                UtimensatFlags::NoFollowSymlink,
-            )?;
+            futimens(self.file(), &time, &time)?;
         }
         Ok(())
     }
 
-    /// Gives it its name.
-    pub fn appear(self, replace: Replace) -> io::Result<()> {
+    /// What its name stands for until it appears.
+    pub fn seen(&self) -> io::Result<Option<Stat>> {
+        stat_in(&self.directory, &self.name)
+    }
+
+    /// Gives it its name. Gives what it is then.
+    pub fn appear(mut self, replace: Replace) -> io::Result<Stat> {
         match replace {
             Replace::Anything => renameat(&self.directory, self.temporary.as_str(), &self.directory, self.name.as_str())?,
             Replace::Nothing => renameat_with(
@@ -357,14 +353,27 @@ impl Pending {
                 RenameFlags::NOREPLACE,
             )?,
         }
-        Ok(())
+        self.appeared = true;
+        match &self.file {
+            Some(file) => Stat::of(file),
+            None => stat_in(&self.directory, &self.name)?.ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // After `appear` the temporary name is gone and this finds nothing.
-        let _ = unlinkat(&self.directory, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        if !self.appeared {
+            let _ = unlinkat(&self.directory, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+fn stat_in(directory: &OwnedFd, name: &str) -> io::Result<Option<Stat>> {
+    match fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(Stat::new(&stat))),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

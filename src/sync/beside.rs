@@ -176,11 +176,10 @@ impl Engine {
         let written = root.begin(&file.path).and_then(|mut pending| {
             pending.file().write_all(&bytes)?;
             pending.dress(0o600, None)?;
-            pending.appear(if here.is_some() { Replace::Anything } else { Replace::Nothing })?;
-            root.lstat(&file.path)
+            pending.appear(if here.is_some() { Replace::Anything } else { Replace::Nothing })
         });
         match written {
-            Ok(Some(stat)) => {
+            Ok(stat) => {
                 let content = Content {
                     sha256,
                     size: bytes.len() as u64,
@@ -191,7 +190,6 @@ impl Engine {
                 self.index.beside.insert(file.key.clone(), entry);
                 Ok(Ok(()))
             }
-            Ok(None) => Ok(Ok(())),
             Err(error) => Ok(Err(format!("writing it here: {error}"))),
         }
     }

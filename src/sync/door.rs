@@ -1,6 +1,6 @@
 //! The worker's own door: HTTP over a Unix socket beside the supervisor's, for its owner alone.
 //!
-//! `POST /v1/sync/flush`, `POST /v1/sync/pull`, `POST /v1/sync/gc`, `GET /v1/sync/status`.
+//! `POST /v1/sync/flush`, `POST /v1/sync/pull`, `POST /v1/sync/gc`, `POST /v1/sync/deadline`, `GET /v1/sync/status`.
 
 use super::arrive::Arrived;
 use super::gc::{Collected, KEEP_GENERATIONS};
@@ -42,6 +42,8 @@ pub enum Command {
         /// Told when it is done.
         reply: oneshot::Sender<Result<Collected, String>>,
     },
+    /// The box will be taken away at another time, seconds since the epoch, or never.
+    Deadline(Option<i64>),
 }
 
 #[derive(Clone)]
@@ -66,6 +68,7 @@ pub async fn open(path: &Path, commands: mpsc::Sender<Command>, status: watch::R
         .route("/v1/sync/flush", post(flush))
         .route("/v1/sync/pull", post(pull))
         .route("/v1/sync/gc", post(collect))
+        .route("/v1/sync/deadline", post(expire))
         .route("/v1/sync/status", get(show))
         .with_state(Shared { commands, status });
     tokio::spawn(async move {
@@ -106,6 +109,19 @@ struct CollectQuery {
 async fn collect(State(shared): State<Shared>, Query(query): Query<CollectQuery>) -> Response {
     let keep = query.keep.unwrap_or(KEEP_GENERATIONS);
     ask(&shared, |reply| Command::Collect { keep, reply }, "gc_failed").await
+}
+
+#[derive(Debug, Deserialize)]
+struct DeadlineQuery {
+    at: Option<i64>,
+}
+
+/// Answers once the worker will hear of it: it may be busy.
+async fn expire(State(shared): State<Shared>, Query(query): Query<DeadlineQuery>) -> Response {
+    match shared.commands.send(Command::Deadline(query.at)).await {
+        Ok(()) => StatusCode::ACCEPTED.into_response(),
+        Err(_) => gone(),
+    }
 }
 
 /// Puts a command to the worker and passes its answer on.

@@ -276,14 +276,12 @@ impl Engine {
         if keep {
             self.refresh_bundle().await?;
         }
-        if self.touched {
-            self.write_manifest().await?;
-        }
+        let written = if self.touched { Some(self.write_manifest().await?) } else { None };
         let due = self.kept_at.is_none_or(|at| at.elapsed() > Duration::from_secs(60));
         let is_kept = self.kept == Some(self.manifest.generation);
         if self.manifest_etag.is_some() && self.committed_at.is_some() && !is_kept && (keep || due) {
             let key = Manifest::generation_key(self.manifest.generation);
-            let body = Body::Bytes(self.manifest.encode().into());
+            let body = Body::Bytes(written.unwrap_or_else(|| self.manifest.encode().into()));
             match self.project.store.put(&key, body, Info::default(), Condition::Absent).await {
                 Ok(_) | Err(StoreError::Precondition) => {
                     (self.kept_at, self.kept) = (Some(Instant::now()), Some(self.manifest.generation));
@@ -294,7 +292,8 @@ impl Engine {
         Ok(self.manifest.generation)
     }
 
-    pub(super) async fn write_manifest(&mut self) -> Result<(), SyncError> {
+    /// Gives it as it was written.
+    pub(super) async fn write_manifest(&mut self) -> Result<Bytes, SyncError> {
         self.check_lease().await?;
         self.read_git();
         for _ in 0..5 {
@@ -335,7 +334,8 @@ impl Engine {
             (self.touched, self.repacked, self.garbage) = (false, false, false);
             self.changes.clear();
             self.save_index()?;
-            return self.clear_log();
+            self.clear_log()?;
+            return Ok(bytes);
         }
         Err(StoreError::Unavailable("the manifest keeps changing".into()).into())
     }

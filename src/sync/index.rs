@@ -1,13 +1,15 @@
 //! The stat index: what this box last had in common with the store, file by file. Kept in the state directory.
 //!
 //! It is the base of every comparison: local work is what differs from it here, foreign work what differs from it there. It begins with
-//! a checksum; one that does not hold counts as lost, and a lost index costs a comparison of everything, never data.
+//! a checksum; one that does not hold counts as lost, and a lost index costs a comparison of everything, never data. So its form may
+//! change with any version.
+
+mod form;
 
 use super::beneath::{Kind, Stat};
 use super::content::{Content, Digest};
 use super::path::TreePath;
 use super::store::Etag;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::path::Path;
@@ -16,7 +18,7 @@ use std::path::Path;
 const RACY_NS: i64 = 20_000_000;
 
 /// One file that was in step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// When it was hashed; `None` = to be hashed again.
     pub stat: Option<Stat>,
@@ -44,7 +46,7 @@ impl Entry {
 }
 
 /// The whole index.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Index {
     /// The generation that it is in step with.
     pub generation: u64,
@@ -59,28 +61,27 @@ pub struct Index {
     /// Kept empty directories.
     pub empty: BTreeSet<TreePath>,
     /// What is kept beside the tree, by its key.
-    #[serde(default)]
     pub beside: BTreeMap<TreePath, Entry>,
 }
 
 impl Index {
-    /// Reads an index; `None` when there is none or it is damaged.
+    /// Reads an index; `None` when there is none, it is damaged, or of another form.
     pub fn load(path: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(path).ok()?;
-        let (checksum, body) = text.split_once('\n')?;
-        if Digest::of(body.as_bytes()).to_string() != checksum {
+        let bytes = std::fs::read(path).ok()?;
+        let (digest, body) = bytes.split_at_checked(32)?;
+        if Digest::of(body).as_bytes() != digest {
             tracing::warn!("the stat index {} is damaged: everything is compared anew", path.display());
             return None;
         }
-        serde_json::from_str(body).ok()
+        form::read(body)
     }
 
     /// Writes it whole or not at all.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let body = serde_json::to_vec(self)?;
+        let body = form::write(self);
         let temporary = path.with_extension("tmp");
         let mut file = std::fs::File::create(&temporary)?;
-        writeln!(file, "{}", Digest::of(&body))?;
+        file.write_all(Digest::of(&body).as_bytes())?;
         file.write_all(&body)?;
         file.sync_data()?;
         std::fs::rename(&temporary, path)
@@ -112,8 +113,9 @@ mod tests {
         };
         index.save(&path).expect("saved");
         assert_eq!(Index::load(&path), Some(index));
-        let text = std::fs::read_to_string(&path).expect("read").replace(":7", ":8");
-        std::fs::write(&path, text).expect("written");
+        let mut bytes = std::fs::read(&path).expect("read");
+        *bytes.last_mut().expect("not empty") ^= 1;
+        std::fs::write(&path, bytes).expect("written");
         assert_eq!(Index::load(&path), None);
     }
 }

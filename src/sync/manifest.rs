@@ -18,18 +18,74 @@ const VERSION: u32 = 1;
 const MOST: u64 = 512 << 20;
 
 /// A file in the store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Flat<Etag>")]
 pub struct FileEntry {
     /// What is in it.
-    #[serde(flatten)]
     pub content: Content,
     /// Last change of the content, nanoseconds since the epoch.
     pub mtime_ns: i64,
     /// The object's token when it was written.
     pub etag: Etag,
     /// Whether the pack has it too, as it is here.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub packed: bool,
+}
+
+/// A file as it is written. serde's own flattening would hold every field of every file in a map of its own first.
+#[derive(Serialize, Deserialize)]
+struct Flat<E> {
+    sha256: Digest,
+    size: u64,
+    mode: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    link: bool,
+    mtime_ns: i64,
+    etag: E,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    packed: bool,
+}
+
+impl From<Flat<Etag>> for FileEntry {
+    fn from(flat: Flat<Etag>) -> Self {
+        let Flat {
+            sha256,
+            size,
+            mode,
+            link,
+            mtime_ns,
+            etag,
+            packed,
+        } = flat;
+        let content = Content { sha256, size, mode, link };
+        Self {
+            content,
+            mtime_ns,
+            etag,
+            packed,
+        }
+    }
+}
+
+impl Serialize for FileEntry {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self {
+            content,
+            mtime_ns,
+            etag,
+            packed,
+        } = self;
+        let Content { sha256, size, mode, link } = *content;
+        Flat {
+            sha256,
+            size,
+            mode,
+            link,
+            mtime_ns: *mtime_ns,
+            etag,
+            packed: *packed,
+        }
+        .serialize(serializer)
+    }
 }
 
 /// The state of the project's Git repository.
@@ -78,7 +134,8 @@ pub struct PackRef {
 /// The manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of its form.
+    /// The version of its form, of one that was read. Always written as the newest.
+    #[serde(serialize_with = "newest")]
     pub v: u32,
     /// Whose files these are.
     pub project: String,
@@ -124,14 +181,14 @@ struct Version {
     v: u32,
 }
 
+fn newest<S: serde::Serializer>(_read: &u32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(VERSION)
+}
+
 impl Manifest {
     /// As it is sent: JSON, compressed with zstd.
     pub fn encode(&self) -> Vec<u8> {
-        let json = serde_json::to_vec(&Self {
-            v: VERSION,
-            ..self.clone()
-        })
-        .expect("every part of a manifest is JSON");
+        let json = serde_json::to_vec(self).expect("every part of a manifest is JSON");
         zstd::encode_all(json.as_slice(), 3).expect("memory takes what is written to it")
     }
 
@@ -141,11 +198,16 @@ impl Manifest {
         let mut json = Vec::new();
         let decoder = zstd::Decoder::new(bytes).map_err(|error| garbage(&error))?;
         decoder.take(MOST).read_to_end(&mut json).map_err(|error| garbage(&error))?;
-        let version: Version = serde_json::from_slice(&json).map_err(|error| garbage(&error))?;
-        if version.v > VERSION {
-            return Err(ManifestError::Newer(version.v));
+        // Most are of a known form: only what is not is read a second time, for its version.
+        let manifest = serde_json::from_slice::<Self>(&json);
+        let version = match &manifest {
+            Ok(manifest) => manifest.v,
+            Err(_) => serde_json::from_slice::<Version>(&json).map_err(|error| garbage(&error))?.v,
+        };
+        if version > VERSION {
+            return Err(ManifestError::Newer(version));
         }
-        serde_json::from_slice(&json).map_err(|error| garbage(&error))
+        manifest.map_err(|error| garbage(&error))
     }
 
     /// Where a generation is kept.

@@ -11,8 +11,7 @@ pub const MAX_KEY: usize = 1024;
 /// A file's path relative to the root; what comes out of a bucket becomes one or is refused.
 ///
 /// Never empty, never absolute, no `.` or `..`, no empty component, no NUL.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreePath(Arc<str>);
 
 /// Why a name cannot be kept.
@@ -89,11 +88,27 @@ impl std::borrow::Borrow<str> for TreePath {
     }
 }
 
-impl TryFrom<String> for TreePath {
-    type Error = PathFault;
+impl Serialize for TreePath {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
 
-    fn try_from(name: String) -> Result<Self, PathFault> {
-        Self::parse(&name)
+impl<'de> Deserialize<'de> for TreePath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl serde::de::Visitor<'_> for Name {
+            type Value = TreePath;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<TreePath, E> {
+                TreePath::parse(name).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Name)
     }
 }
 

@@ -29,7 +29,7 @@ impl Engine {
             mtime_ns,
             body,
         } = fetched;
-        if content.link {
+        let stat = if content.link {
             let Payload::Memory(bytes) = &body else {
                 return Ok(Placed::Refused("the link's target is too long".into()));
             };
@@ -42,15 +42,15 @@ impl Engine {
             if self.project.root.lstat(path).ok().flatten() != wanted.seen {
                 return Ok(Placed::LocalWork);
             }
-            if let Err(error) = self.project.root.put_link(path, target) {
-                return refused_or_failed(path, error);
+            match self.project.root.put_link(path, target) {
+                Ok(stat) => stat,
+                Err(error) => return refused_or_failed(path, error),
             }
         } else {
-            let pending = match self.project.root.begin(path) {
+            let mut pending = match self.project.root.begin(path) {
                 Ok(pending) => pending,
                 Err(error) => return refused_or_failed(path, error),
             };
-            let mut pending = pending;
             match body {
                 Payload::Memory(bytes) => pending.file().write_all(&bytes).map_err(SyncError::local("writing", path))?,
                 Payload::Stream(mut stream) => {
@@ -69,33 +69,31 @@ impl Engine {
             }
             let dressed = pending.dress(content.mode, mtime_ns);
             dressed.map_err(SyncError::local("setting the permissions of", path))?;
-            let replace = match self.project.root.lstat(path).ok().flatten() {
-                now if now != wanted.seen => return Ok(Placed::LocalWork),
-                Some(_) => Replace::Anything,
+            // Where nothing was, the kernel itself sees to it that nothing is replaced.
+            let replace = match wanted.seen {
                 None => Replace::Nothing,
+                Some(_) if pending.seen().ok().flatten() == wanted.seen => Replace::Anything,
+                Some(_) => return Ok(Placed::LocalWork),
             };
             match pending.appear(replace) {
-                Ok(()) => {}
+                Ok(stat) => stat,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Placed::LocalWork),
                 Err(error) => return refused_or_failed(path, error),
             }
+        };
+        self.tally.downloaded += 1;
+        self.tally.bytes_down += content.size;
+        if wanted.there.known.is_none() {
+            let entry = FileEntry {
+                content: content.clone(),
+                mtime_ns: stat.mtime_ns,
+                etag: etag.clone(),
+                packed: false,
+            };
+            self.set_file(path.clone(), Some(entry));
         }
-        let stat = self.project.root.lstat(path).map_err(SyncError::local("looking at", path))?;
-        if let Some(stat) = stat {
-            self.tally.downloaded += 1;
-            self.tally.bytes_down += content.size;
-            if wanted.there.known.is_none() {
-                let entry = FileEntry {
-                    content: content.clone(),
-                    mtime_ns: stat.mtime_ns,
-                    etag: etag.clone(),
-                    packed: false,
-                };
-                self.set_file(path.clone(), Some(entry));
-            }
-            // Written by us a moment ago, under a name that nobody knew: not racy.
-            self.in_step(path, stat, content, etag, i64::MAX);
-        }
+        // Written by us a moment ago, under a name that nobody knew: not racy.
+        self.in_step(path, stat, content, etag, i64::MAX);
         Ok(Placed::Yes)
     }
 }
@@ -109,14 +107,17 @@ impl Engine {
             if !stays_inside(path, &target) {
                 return Ok(());
             }
-            return root.put_link(path, &target).map_err(SyncError::local("writing", path));
+            return root.put_link(path, &target).map(drop).map_err(SyncError::local("writing", path));
         }
         let mut pending = root.begin(path).map_err(SyncError::local("writing", path))?;
         pending.file().write_all(bytes).map_err(SyncError::local("writing", path))?;
         pending
             .dress(entry.content.mode, Some(entry.mtime_ns))
             .map_err(SyncError::local("writing", path))?;
-        pending.appear(Replace::Anything).map_err(SyncError::local("writing", path))
+        pending
+            .appear(Replace::Anything)
+            .map(drop)
+            .map_err(SyncError::local("writing", path))
     }
 }
 

@@ -13,6 +13,8 @@ use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+const SPECIAL: &str = "it is neither a file nor a link";
+
 /// A file as it was between two equal looks at it.
 #[derive(Debug)]
 pub struct Local {
@@ -41,15 +43,13 @@ pub enum Reading {
 
 /// Reads a file or link.
 pub fn read(root: &Root, path: &TreePath) -> Reading {
-    let Ok(stat) = root.lstat(path) else {
-        return Reading::Odd("it cannot be looked at".into());
-    };
-    let result = match stat.map(|stat| stat.kind) {
-        None | Some(Kind::Directory) => return Reading::Gone,
-        Some(Kind::Special) => return Reading::Odd("it is neither a file nor a link".into()),
+    // Most are files, which are opened at once: only what cannot be is looked at first.
+    let result = read_file(root, path).or_else(|error| match root.lstat(path)?.map(|stat| stat.kind) {
+        None => Ok(Reading::Gone),
+        Some(Kind::Special) => Ok(Reading::Odd(SPECIAL.into())),
         Some(Kind::Link) => read_link(root, path),
-        Some(Kind::File) => read_file(root, path),
-    };
+        Some(Kind::File | Kind::Directory) => Err(error),
+    });
     match result {
         Ok(reading) => reading,
         Err(error) if is_absent(&error) => Reading::Changing,
@@ -60,8 +60,10 @@ pub fn read(root: &Root, path: &TreePath) -> Reading {
 fn read_file(root: &Root, path: &TreePath) -> io::Result<Reading> {
     let mut file = root.open_file(path)?;
     let before = Stat::of(&file)?;
-    if before.kind != Kind::File {
-        return Ok(Reading::Changing);
+    match before.kind {
+        Kind::File => {}
+        Kind::Directory => return Ok(Reading::Gone),
+        Kind::Special | Kind::Link => return Ok(Reading::Odd(SPECIAL.into())),
     }
     let read_at_ns = now_ns();
     let (digest, body) = if before.size <= PART as u64 {

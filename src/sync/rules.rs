@@ -313,6 +313,9 @@ fn built_in(name: &str, is_directory: bool, beside_manifest: bool) -> Option<&'s
 }
 
 fn ignored(path: &str, is_directory: bool, above: &[Folder]) -> Verdict {
+    if above.iter().all(|folder| folder.ignore.is_empty()) {
+        return Verdict::kept(Rule::Default);
+    }
     let full = Path::new("/").join(path);
     for folder in above.iter().rev() {
         for ignore in folder.ignore.iter().rev() {

@@ -1,9 +1,10 @@
-//! The tree as it is: every kept file, every directory to watch, and what cannot be kept with the reason.
+//! The tree as it is: every kept file, and what cannot be kept with the reason.
 
 use super::beneath::{Kind, Root, Stat, is_absent};
 use super::path::{PathFault, TreePath};
 use super::rules::{Folder, Rule, Rules, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use unicode_normalization::UnicodeNormalization;
@@ -13,8 +14,6 @@ use unicode_normalization::UnicodeNormalization;
 pub struct Walk {
     /// Kept files and links.
     pub files: BTreeMap<TreePath, Stat>,
-    /// Entered directories, `""` for the root: the ones to watch.
-    pub directories: BTreeSet<String>,
     /// Kept directories with nothing kept in them.
     pub empty: BTreeSet<TreePath>,
     /// What should be kept but cannot, with the reason.
@@ -35,14 +34,15 @@ pub struct WalkError {
 
 /// Walks the whole tree.
 pub fn walk(root: &Root, rules: &Rules) -> Result<Walk, WalkError> {
-    walk_below(root, rules, "")
+    walk_below(root, rules, "", &mut |_| {})
 }
 
-/// Walks one directory and what is below it. Ignore files above it count.
-pub fn walk_below(root: &Root, rules: &Rules, directory: &str) -> Result<Walk, WalkError> {
+/// Walks one directory and what is below it. Ignore files above it count. `enter` is told of each directory before it is read.
+pub fn walk_below(root: &Root, rules: &Rules, directory: &str, enter: &mut dyn FnMut(&str)) -> Result<Walk, WalkError> {
     let mut walker = Walker {
         root,
         rules,
+        enter,
         walk: Walk::default(),
         above: Vec::new(),
     };
@@ -135,15 +135,11 @@ impl<'a> Judge<'a> {
 }
 
 fn folder(root: &Root, directory: &str) -> Folder {
-    let names: Vec<_> = match root.entries(directory) {
-        Ok(entries) => entries.into_iter().filter_map(|(name, _)| name.into_string().ok()).collect(),
-        Err(_) => Vec::new(),
-    };
-    folder_of(root, directory, &names)
+    folder_of(root, directory, &root.entries(directory).unwrap_or_default())
 }
 
-fn folder_of(root: &Root, directory: &str, names: &[String]) -> Folder {
-    Folder::new(directory, names.iter().map(String::as_str), |name| {
+fn folder_of(root: &Root, directory: &str, entries: &[(OsString, Stat)]) -> Folder {
+    Folder::new(directory, entries.iter().filter_map(|(name, _)| name.to_str()), |name| {
         let path = TreePath::parse(&join(directory, name)).ok()?;
         io::read_to_string(root.open_file(&path).ok()?).ok()
     })
@@ -161,12 +157,14 @@ pub fn join(directory: &str, name: &str) -> String {
 struct Walker<'a> {
     root: &'a Root,
     rules: &'a Rules,
+    enter: &'a mut dyn FnMut(&str),
     walk: Walk,
     above: Vec<Folder>,
 }
 
 impl Walker<'_> {
     fn enter(&mut self, directory: &str, left_out: bool) -> Result<usize, WalkError> {
+        (self.enter)(directory);
         let entries = match self.root.entries(directory) {
             Ok(entries) => entries,
             Err(error) if is_absent(&error) && !directory.is_empty() => return Ok(0),
@@ -181,9 +179,7 @@ impl Walker<'_> {
                 });
             }
         };
-        self.walk.directories.insert(directory.to_owned());
-        let names: Vec<_> = entries.iter().filter_map(|(name, _)| name.to_str().map(str::to_owned)).collect();
-        self.above.push(folder_of(self.root, directory, &names));
+        self.above.push(folder_of(self.root, directory, &entries));
         let mut kept = 0;
         let mut result = Ok(());
         for (name, stat) in entries {
@@ -299,9 +295,10 @@ mod tests {
     #[test]
     fn left_out_trees_are_not_entered() {
         let (_directory, root) = tree(&["package.json", "src/a.ts", "node_modules/x/y.js", ".git/config", "dist/a.js"]);
-        let walk = walk(&root, &Rules::default()).expect("walked");
+        let mut entered = Vec::new();
+        let walk = walk_below(&root, &Rules::default(), "", &mut |directory| entered.push(directory.to_owned())).expect("walked");
         assert_eq!(names(&walk), ["package.json", "src/a.ts"]);
-        assert_eq!(walk.directories.iter().collect::<Vec<_>>(), ["", "src"]);
+        assert_eq!(entered, ["", "src"]);
     }
 
     #[test]
@@ -337,10 +334,13 @@ mod tests {
     fn a_part_is_walked_like_the_whole() {
         let (_directory, root) = tree(&["package.json", ".gitignore", "src/a.ts", "src/deep/b.ts", "node_modules/x/y"]);
         fs::write(root.path().join(".gitignore"), "b.ts\n").expect("written");
-        let part = walk_below(&root, &Rules::default(), "src").expect("walked");
+        let part = walk_below(&root, &Rules::default(), "src", &mut |_| {}).expect("walked");
         assert_eq!(names(&part), ["src/a.ts"]);
         assert_eq!(
-            walk_below(&root, &Rules::default(), "node_modules/x").expect("walked").files.len(),
+            walk_below(&root, &Rules::default(), "node_modules/x", &mut |_| {})
+                .expect("walked")
+                .files
+                .len(),
             0
         );
     }

@@ -2,7 +2,7 @@
 //! never trusted beyond "look there".
 //!
 //! One inotify watch for each directory that is entered; trees that are left out are not watched. A directory is watched before it is
-//! scanned, and scanned again until no new one turns up in it. Where the kernel has no more watches to give, the tree is polled.
+//! read, so that what is made in it meanwhile is either read or told. Where the kernel has no more watches to give, the tree is polled.
 
 use super::beneath::Root;
 use super::rules::Rules;
@@ -84,24 +84,7 @@ impl Watch {
 
     /// Walks a directory and watches all of it: what is made meanwhile is either walked or told.
     pub fn scan(&mut self, root: &Root, rules: &Rules, directory: &str) -> Result<Walk, WalkError> {
-        if directory.is_empty() {
-            self.add(root, "");
-        }
-        loop {
-            let walk = walk_below(root, rules, directory)?;
-            let fresh: Vec<_> = walk
-                .directories
-                .iter()
-                .filter(|found| !self.watched.contains(*found))
-                .cloned()
-                .collect();
-            if fresh.is_empty() || self.polling.is_some() {
-                return Ok(walk);
-            }
-            for found in fresh {
-                self.add(root, &found);
-            }
-        }
+        walk_below(root, rules, directory, &mut |entered| self.add(root, entered))
     }
 
     /// Whether this directory is watched.
@@ -128,6 +111,9 @@ impl Watch {
     }
 
     fn add(&mut self, root: &Root, directory: &str) {
+        if self.watched.contains(directory) {
+            return;
+        }
         let Some(watcher) = &mut self.watcher else { return };
         let path = if directory.is_empty() {
             root.path().to_owned()

@@ -17,14 +17,13 @@ use super::project::Project;
 use super::status::{Part, State};
 use super::watch::Watch;
 use crate::sd_notify;
+use futures_util::FutureExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-/// The whole tree is walked this often, whatever the watcher says.
-const WALK_EVERY: Duration = Duration::from_secs(60);
 /// Events are gathered for so long before they are looked at.
 const GATHER: Duration = Duration::from_millis(20);
 /// What can be done before configuration is due may take so long.
@@ -37,9 +36,6 @@ const BEFORE_THE_END: u64 = 60;
 const PACK_AFTER: Duration = Duration::from_secs(10);
 /// and after so long it is to be as good as new.
 const PACK_WHOLE_AFTER: Duration = Duration::from_secs(60);
-/// What is no longer needed is collected after the first of these, and again after each of the second.
-const COLLECT_AFTER: Duration = Duration::from_secs(600);
-const COLLECT_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// How it is run.
 #[derive(Clone, Debug)]
@@ -48,8 +44,14 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Nothing is sent until a restore has completed.
     pub hold: bool,
-    /// When what is no longer needed is collected for the first time.
+    /// What the supervisor writes when the box begins to end; `None` where there is none.
+    pub record: Option<PathBuf>,
+    /// The whole tree is walked this often, whatever the watcher says.
+    pub walk_every: Duration,
+    /// When what is no longer needed is collected for the first time,
     pub collect_after: Duration,
+    /// and how long after each time again.
+    pub collect_every: Duration,
 }
 
 impl Default for Options {
@@ -57,13 +59,17 @@ impl Default for Options {
         Self {
             socket: None,
             hold: false,
-            collect_after: COLLECT_AFTER,
+            record: None,
+            walk_every: Duration::from_secs(60),
+            collect_after: Duration::from_secs(600),
+            collect_every: Duration::from_secs(6 * 3600),
         }
     }
 }
 
 struct Worker {
     engine: Engine,
+    started_at: SystemTime,
     watch: Watch,
     lanes: Lanes,
     /// Configuration that was touched since it was last looked ahead.
@@ -123,6 +129,7 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
     let Some(mut worker) = begun else { return Ok(()) };
     sd_notify::ready();
     worker.work().await?;
+    let mut box_ends = false;
     loop {
         worker.publish(false);
         let wait = worker.next_deadline().saturating_sub(worker.now());
@@ -135,6 +142,7 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
             () = tokio::time::sleep(wait) => {}
             Some(command) = commands.recv() => worker.obey(command).await?,
             _ = drain.recv() => {
+                box_ends = true;
                 worker.drain().await?;
             }
             _ = stop.recv() => break,
@@ -143,7 +151,11 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
         worker.work().await?;
     }
     sd_notify::stopping();
+    box_ends |= drain.recv().now_or_never().is_some();
     worker.drain().await?;
+    if box_ends {
+        worker.send_record().await?;
+    }
     worker.publish(true);
     if let Some(path) = &worker.options.socket {
         let _ = std::fs::remove_file(path);
@@ -221,7 +233,7 @@ impl Worker {
             self.judge_result(packed, Vec::new())?;
         }
         if self.collect_at <= now {
-            self.collect_at = now + COLLECT_EVERY;
+            self.collect_at = now + self.options.collect_every;
             match self.collect(KEEP_GENERATIONS).await {
                 Err(error @ SyncError::Fenced(_)) => self.judge_result(Err(error), Vec::new())?,
                 // Nothing hangs on it.

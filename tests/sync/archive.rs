@@ -1,7 +1,7 @@
 //! The past and the end, and the pack.
 
 use crate::server::R2;
-use crate::tree::{Sandbox, differences, store, text, tree};
+use crate::tree::{Sandbox, differences, run_here, store, text, tree, until};
 use std::fs;
 
 #[test]
@@ -238,9 +238,8 @@ fn conflicts_are_shown_and_given_back() {
     );
 }
 
-/// In this process, since nobody else can make ten minutes pass at once.
 #[tokio::test]
-async fn what_is_not_needed_is_collected_without_being_asked() {
+async fn what_is_not_needed_is_collected_without_being_asked_again_and_again() {
     let r2 = R2::start();
     let a = Sandbox::on(&r2);
     let empty = br#"{"v":1,"project":"p1","sandbox":"","epoch":1,"generation":1,"created_ms":0,"nonce":0,"files":{}}"#;
@@ -250,25 +249,17 @@ async fn what_is_not_needed_is_collected_without_being_asked() {
     }
     r2.write("p1/.sandkeep/trash/00", b"nobody's");
     r2.write("p1/.sandkeep/conflicts/20200101T000000Z-0000/f", b"long ago");
-    let config = sandkeep::unit::WorkerConfig::from_json(&a.config().to_string()).expect("a configuration");
-    let project = sandkeep::sync::project::Project::open(&config, |name| {
-        a.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
-    });
     let options = sandkeep::sync::worker::Options {
         collect_after: std::time::Duration::from_millis(10),
+        collect_every: std::time::Duration::from_millis(50),
         ..Default::default()
     };
-    let begun = std::time::Instant::now();
-    let collected = async {
-        while r2.objects().contains_key("p1/.sandkeep/trash/00") {
-            assert!(begun.elapsed() < crate::tree::DEADLINE);
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        ended = sandkeep::sync::worker::run(project.expect("opened").expect("a store"), options) => panic!("it ended: {ended:?}"),
-        () = collected => {}
-    }
+    run_here(&a, options, async || {
+        until(|| !r2.objects().contains_key("p1/.sandkeep/trash/00")).await;
+        r2.write("p1/.sandkeep/trash/01", b"nobody's");
+        until(|| !r2.objects().contains_key("p1/.sandkeep/trash/01")).await;
+    })
+    .await;
     let kept = r2.objects().into_keys().filter(|key| key.contains("/generations/")).count();
     assert_eq!(kept, 50);
     assert!(!r2.objects().keys().any(|key| key.contains("/conflicts/")));

@@ -93,3 +93,51 @@ fn a_stop_while_the_store_is_away_waits_for_it_and_then_gives_up_without_harm() 
     assert_eq!(a.stop(), Some(0), "{}", a.log());
     assert_eq!(differences(&tree(&a.root), &store(&r2, "p1")), Vec::<String>::new());
 }
+
+#[test]
+fn a_later_deadline_is_heard_of_while_it_runs() {
+    let r2 = R2::start();
+    let mut a = slow(&r2);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    // In its last minute: nothing waits for a batch.
+    a.expires_at = Some(now + 30);
+    a.write("one.ts", "1");
+    a.start();
+    a.write("two.ts", "2");
+    a.wait_in_step(&r2);
+    assert_eq!(a.post(&format!("/v1/sync/deadline?at={}", now + 3600)), 202);
+    a.wait("it is heard", |sandbox| sandbox.log().contains("taken away is now"));
+    a.write("three.ts", "due in an hour");
+    a.wait("it waits", |sandbox| {
+        sandbox.status().is_some_and(|status| status["pending_batch"] == 1)
+    });
+    // Longer than a file has to be quiet.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(r2.read("p1/three.ts"), None);
+    assert_eq!(a.post(&format!("/v1/sync/deadline?at={}", now + 30)), 202);
+    a.wait_in_step(&r2);
+    assert_eq!(a.stop(), Some(0));
+}
+
+#[test]
+fn a_supervisor_that_hangs_does_not_hold_it_up() {
+    let r2 = R2::start();
+    let mut a = Sandbox::on(&r2);
+    let notify = a.home.path().join("notify");
+    let hung = UnixDatagram::bind(&notify).expect("bound");
+    let filler = UnixDatagram::unbound().expect("made");
+    filler.set_nonblocking(true).expect("set");
+    while filler.send_to(b"FULL=1", &notify).is_ok() {}
+    a.variables.push(("NOTIFY_SOCKET".into(), notify.to_string_lossy().into_owned()));
+    a.write("seed", "x");
+    a.start();
+    a.write("package.json", "{}");
+    a.wait_in_step(&r2);
+    // It hears what was not said as soon as it listens again.
+    hung.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+    let mut buffer = [0; 65536];
+    while !buffer.starts_with(b"X_SANDKEEP={") {
+        hung.recv(&mut buffer).expect("the part is said again");
+    }
+    assert_eq!(a.stop(), Some(0));
+}

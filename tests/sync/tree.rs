@@ -157,6 +157,16 @@ impl Sandbox {
             .then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
     }
 
+    /// What the worker's door answers to a POST: its status.
+    pub(crate) fn post(&self, path: &str) -> u16 {
+        let mut door = std::os::unix::net::UnixStream::connect(self.home.path().join("run/default/sync.sock")).expect("it is open");
+        let request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        std::io::Write::write_all(&mut door, request.as_bytes()).expect("sent");
+        let answer = std::io::read_to_string(door).expect("answered");
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        status.unwrap_or_else(|| panic!("no HTTP: {answer}"))
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.worker.as_ref().expect("it runs").id()).expect("a pid")
     }
@@ -232,6 +242,26 @@ impl Sandbox {
         self.wait("the store is as the tree", |sandbox| {
             differences(&tree(&sandbox.root), &store(r2, &sandbox.project)).is_empty()
         });
+    }
+}
+
+/// Runs the worker in this process, since nobody else can make minutes pass at once, until a condition holds.
+pub(crate) async fn run_here(sandbox: &Sandbox, options: sandkeep::sync::worker::Options, condition: impl AsyncFn()) {
+    let config = sandkeep::unit::WorkerConfig::from_json(&sandbox.config().to_string()).expect("a configuration");
+    let variables: BTreeMap<_, _> = sandbox.variables.iter().cloned().collect();
+    let project = sandkeep::sync::project::Project::open(&config, |name| variables.get(name).cloned());
+    let project = project.expect("opened").expect("a store");
+    tokio::select! {
+        ended = sandkeep::sync::worker::run(project, options) => panic!("it ended: {ended:?}"),
+        () = condition() => {}
+        () = tokio::time::sleep(DEADLINE) => panic!("not within {DEADLINE:?}"),
+    }
+}
+
+/// Waits for a condition in [`run_here`].
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

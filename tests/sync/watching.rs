@@ -1,7 +1,7 @@
 //! The watcher misses nothing: every way of saving, trees at once, lost events, no watches.
 
 use crate::server::R2;
-use crate::tree::{DEADLINE, Sandbox, differences, store, tree, wrapped};
+use crate::tree::{DEADLINE, Sandbox, differences, run_here, store, tree, until, wrapped};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::Write;
@@ -135,4 +135,24 @@ fn a_file_that_is_written_without_end_is_taken_at_its_age() {
     });
     a.wait_in_step(&r2);
     assert_eq!(a.stop(), Some(0));
+}
+
+/// inotify tells of the name that was used: what is written through another name, outside, is never told.
+#[tokio::test]
+async fn what_no_event_tells_of_is_found_by_the_walk() {
+    let r2 = R2::start();
+    let a = Sandbox::on(&r2);
+    a.write("linked", "before");
+    let outside = a.home.path().join("outside");
+    fs::hard_link(a.path("linked"), &outside).expect("linked");
+    let options = sandkeep::sync::worker::Options {
+        walk_every: std::time::Duration::from_millis(500),
+        ..Default::default()
+    };
+    run_here(&a, options, async || {
+        until(|| r2.read("p1/linked").as_deref() == Some(b"before")).await;
+        fs::write(&outside, "after").expect("written");
+        until(|| r2.read("p1/linked").as_deref() == Some(b"after")).await;
+    })
+    .await;
 }

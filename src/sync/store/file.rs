@@ -238,7 +238,7 @@ impl Inner {
             let Body::Bytes(target) = body else {
                 return Err(StoreError::Refused("a link's target is small".into()));
             };
-            return self.root.put_link(path, &String::from_utf8_lossy(target)).map_err(failed);
+            return self.root.put_link(path, &String::from_utf8_lossy(target)).map(drop).map_err(failed);
         }
         let mut pending = self.root.begin(path).map_err(failed)?;
         match body {
@@ -257,7 +257,7 @@ impl Inner {
         } else {
             Replace::Anything
         };
-        pending.appear(replace).map_err(|error| match error.kind() {
+        pending.appear(replace).map(drop).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists if self.stat(path).is_ok_and(|there| there.is_some()) => StoreError::Precondition,
             _ => failed(error),
         })

@@ -1,24 +1,37 @@
 //! Which certificate authorities are trusted: the system's where there are any, Mozilla's as built in otherwise.
 
+use aws_sdk_s3::config::{AsyncSleep, Sleep};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
-use aws_smithy_http_client::{Builder, Connector, proxy::ProxyConfig};
+use aws_smithy_http_client::{Connector, proxy::ProxyConfig};
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The HTTP client under the S3 client: rustls on ring, proxies as the environment says.
-pub fn s3_client() -> aws_sdk_s3::config::SharedHttpClient {
-    let context = context();
-    Builder::new()
-        .pool_idle_timeout(std::time::Duration::from_secs(60))
-        .build_with_connector_fn(move |settings, components| {
-            let mut builder = Connector::builder().enable_tcp_nodelay(true).proxy_config(ProxyConfig::from_env());
-            builder.set_connector_settings(settings.cloned());
-            builder.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
-            builder
-                .tls_provider(Provider::Rustls(CryptoMode::Ring))
-                .tls_context(context.clone())
-                .build()
-        })
+pub fn s3_connector() -> SharedHttpConnector {
+    let settings = HttpConnectorSettings::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .read_timeout(Duration::from_secs(30));
+    let connector = Connector::builder()
+        .enable_tcp_nodelay(true)
+        .pool_idle_timeout(Duration::from_secs(60))
+        .proxy_config(ProxyConfig::from_env())
+        .connector_settings(settings.build())
+        .sleep_impl(TokioSleep)
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(context())
+        .build();
+    SharedHttpConnector::new(connector)
+}
+
+#[derive(Debug)]
+struct TokioSleep;
+
+impl AsyncSleep for TokioSleep {
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep::new(tokio::time::sleep(duration))
+    }
 }
 
 /// The same trust for other clients.

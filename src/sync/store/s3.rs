@@ -1,11 +1,12 @@
 //! A bucket as a store: R2, S3 and what speaks like them, through Amazon's own client.
 //!
 //! Bodies up to [`PART`] bytes are in memory and go with their signed SHA-256; larger ones in equal parts, two at a time, which is what R2
-//! takes. No trailing checksums, no chunked signing. Being told to slow down slows down and is never an error to the caller until
+//! takes. A body in memory is first tried by a quicker way (`quick`). No trailing checksums, no chunked signing. Being told to slow down slows down and is never an error to the caller until
 //! minutes have passed.
 
 mod answer;
 mod parts;
+mod quick;
 
 use super::address::decode;
 use super::{Answer, Body, Condition, Etag, Fetched, Head, Info, Listed, Page, Requests, Store, StoreError};
@@ -19,10 +20,11 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Delete, EncodingType, MetadataDirective, ObjectIdentifier};
+use aws_smithy_runtime_api::client::http::{SharedHttpConnector, http_client_fn};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::RwLock;
 
@@ -38,11 +40,20 @@ pub struct S3Store {
     endpoint: Option<String>,
     region: String,
     source: Source,
-    client: RwLock<Option<(Client, Keys)>>,
-    http: aws_sdk_s3::config::SharedHttpClient,
+    session: RwLock<Option<Arc<Session>>>,
+    connector: SharedHttpConnector,
     counts: Counts,
     /// Milliseconds that every request waits before it is sent; doubled when the store is overloaded, halved when it answers.
     pace_ms: AtomicU64,
+}
+
+/// What goes on for as long as the keys do.
+struct Session {
+    client: Client,
+    credentials: Credentials,
+    keys: Keys,
+    /// Whether the quick way was refused: then the client's, which knows about clocks that are off.
+    no_quick_way: AtomicBool,
 }
 
 #[derive(Default)]
@@ -70,38 +81,41 @@ impl S3Store {
             endpoint,
             region,
             source,
-            client: RwLock::new(None),
-            http: super::roots::s3_client(),
+            session: RwLock::new(None),
+            connector: super::roots::s3_connector(),
             counts: Counts::default(),
             pace_ms: AtomicU64::new(0),
         }
     }
 
-    async fn client(&self) -> Result<Client, StoreError> {
-        if let Some((client, keys)) = &*self.client.read().await
-            && !keys.are_stale(SystemTime::now())
-        {
-            return Ok(client.clone());
+    async fn session(&self) -> Result<Arc<Session>, StoreError> {
+        let good = |slot: &Option<Arc<Session>>| slot.clone().filter(|session| !session.keys.are_stale(SystemTime::now()));
+        if let Some(session) = good(&*self.session.read().await) {
+            return Ok(session);
         }
-        let mut slot = self.client.write().await;
-        if let Some((client, keys)) = &*slot
-            && !keys.are_stale(SystemTime::now())
-        {
-            return Ok(client.clone());
+        let mut slot = self.session.write().await;
+        if let Some(session) = good(&slot) {
+            return Ok(session);
         }
         let fresh = self.source.read().await;
         let keys = match (fresh, &*slot) {
             (Ok(keys), _) => keys,
             // They may still be good for minutes.
-            (Err(_), Some((client, keys))) if keys.expires_at.is_some_and(|end| SystemTime::now() < end) => return Ok(client.clone()),
+            (Err(_), Some(session)) if session.keys.expires_at.is_some_and(|end| SystemTime::now() < end) => {
+                return Ok(Arc::clone(session));
+            }
             (Err(error), _) => return Err(StoreError::Unavailable(error.to_string())),
         };
-        let client = self.connect(&keys);
-        *slot = Some((client.clone(), keys));
-        Ok(client)
+        let session = Arc::new(self.connect(keys));
+        *slot = Some(Arc::clone(&session));
+        Ok(session)
     }
 
-    fn connect(&self, keys: &Keys) -> Client {
+    async fn client(&self) -> Result<Client, StoreError> {
+        Ok(self.session().await?.client.clone())
+    }
+
+    fn connect(&self, keys: Keys) -> Session {
         let credentials = Credentials::new(
             &keys.access_key_id,
             &keys.secret_access_key,
@@ -109,15 +123,13 @@ impl S3Store {
             keys.expires_at,
             "sandkeep",
         );
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .read_timeout(Duration::from_secs(30))
-            .operation_attempt_timeout(Duration::from_secs(120));
+        let connector = self.connector.clone();
+        let timeouts = TimeoutConfig::builder().operation_attempt_timeout(Duration::from_secs(120));
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(self.region.clone()))
-            .credentials_provider(credentials)
-            .http_client(self.http.clone())
+            .credentials_provider(credentials.clone())
+            .http_client(http_client_fn(move |_, _| connector.clone()))
             .force_path_style(true)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
@@ -127,7 +139,12 @@ impl S3Store {
         if let Some(endpoint) = &self.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Client::from_conf(config.build())
+        Session {
+            client: Client::from_conf(config.build()),
+            credentials,
+            keys,
+            no_quick_way: AtomicBool::new(false),
+        }
     }
 
     /// Makes attempts until one succeeds, the answer is clear, or patience ends.
@@ -156,7 +173,7 @@ impl S3Store {
                     (ATTEMPTS_WHEN_SLOWED, StoreError::Unavailable(why))
                 }
                 Trouble::Stale(why) => {
-                    *self.client.write().await = None;
+                    *self.session.write().await = None;
                     (2, StoreError::Denied(why))
                 }
                 Trouble::Other(error) if error.is_temporary() => (ATTEMPTS, error),
@@ -227,6 +244,9 @@ impl S3Store {
     }
 
     async fn put_bytes(&self, key: &str, bytes: Bytes, info: &Info, condition: &Condition) -> Result<Etag, StoreError> {
+        if let Some(result) = self.put_quickly(key, &bytes, info, condition).await? {
+            return result;
+        }
         self.attempt(async |client| {
             self.counts.writes.fetch_add(1, Ordering::Relaxed);
             self.counts.bytes_up.fetch_add(bytes.len() as u64, Ordering::Relaxed);

@@ -72,10 +72,10 @@ impl Worker {
     }
 
     pub(super) fn say(&mut self, part: Part) {
-        if let Ok(json) = serde_json::to_value(&part) {
-            sd_notify::part(&json);
-        }
-        self.told = part;
         self.told_at = Some(Instant::now());
+        // Where nobody reads it, it is said again in a second.
+        if serde_json::to_value(&part).is_ok_and(|json| sd_notify::part(&json)) {
+            self.told = part;
+        }
     }
 }

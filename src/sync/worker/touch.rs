@@ -1,6 +1,6 @@
 //! What was touched: from the watcher's word and from walks to dirty paths.
 
-use super::{Held, Lane, WALK_EVERY, Worker};
+use super::{Held, Lane, Worker};
 use crate::sync::path::TreePath;
 use crate::sync::rules::Rules;
 use crate::sync::walk::{Judge, Walk};
@@ -110,7 +110,7 @@ impl Worker {
         self.engine.project.refresh_tracked();
         if !self.engine.root_in_place() {
             self.held = Some(Held::Root);
-            self.walk_at = self.now() + WALK_EVERY;
+            self.walk_at = self.now() + self.options.walk_every;
             return;
         }
         let project = &self.engine.project;
@@ -123,9 +123,9 @@ impl Worker {
         }
         self.walk_took = begun.elapsed();
         let pause = if self.watch.polling().is_some() {
-            (self.walk_took * 50).max(Duration::from_secs(5)).min(WALK_EVERY)
+            (self.walk_took * 50).max(Duration::from_secs(5)).min(self.options.walk_every)
         } else {
-            WALK_EVERY
+            self.options.walk_every
         };
         self.walk_at = self.now() + pause;
     }
