@@ -9,6 +9,7 @@ mod facts;
 mod handover;
 mod hands;
 mod isolation;
+mod last_words;
 mod logs;
 mod probes;
 mod publish;
@@ -248,6 +249,10 @@ impl Daemon {
             }
             Answer::Isolation(finding) => {
                 self.publisher.isolation = finding;
+                self.stale = true;
+            }
+            Answer::LastWords(words) => {
+                self.publisher.last_words(words);
                 self.stale = true;
             }
             Answer::Preview(preview) => {

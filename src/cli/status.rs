@@ -176,9 +176,12 @@ pub(super) fn mark(unit: &UnitStatus) -> (&'static str, anstyle::Style) {
 
 fn remarks(unit: &UnitStatus) -> Vec<String> {
     let reason = unit.reason.as_deref().filter(|reason| !unit.ready && !reason.is_empty());
+    let exit = unit.last_exit.as_ref().filter(|_| !unit.ready);
+    let message = exit.and_then(|exit| exit.message.as_deref());
     let said = unit.status_text.as_deref().filter(|said| !said.is_empty());
     let lacks = unit.warnings.iter().map(String::as_str);
-    reason.into_iter().chain(said).chain(lacks).map(ToOwned::to_owned).collect()
+    let remarks = reason.into_iter().chain(message).chain(said).chain(lacks);
+    remarks.map(ToOwned::to_owned).collect()
 }
 
 fn address(address: &str, port: u16) -> String {
@@ -252,6 +255,7 @@ mod tests {
             signal: None,
             reason: "exit-code".into(),
             at: start,
+            message: Some("error: the agent needs Claude Code".into()),
         });
         let mut document = snapshot.document();
         document.version = "0.0.0".into();

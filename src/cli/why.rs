@@ -71,6 +71,9 @@ pub(super) fn told(why: &Why) -> String {
     }
     if let Some(exit) = &why.last_exit {
         line("last exit", &ended(exit));
+        if let Some(message) = &exit.message {
+            line("said", message);
+        }
     }
     if why.restarts > 0 {
         line("restarts", &why.restarts.to_string());
@@ -174,6 +177,7 @@ mod tests {
                 signal: Some(9),
                 reason: "oom-kill".into(),
                 at,
+                message: None,
             }),
             restarts: 4,
             probes: vec![ProbeAnswer {

@@ -203,6 +203,9 @@ pub struct LastExit {
     pub reason: String,
     /// When.
     pub at: Time,
+    /// Why, in the process's own words, where the exit failed: its last line that says it is an error, else the last one on stderr.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// A port that a unit's own processes listen on.

@@ -4,6 +4,7 @@ use super::clock::Clock;
 use super::facts;
 use super::handover::{HandedHands, HandoverError};
 use super::isolation::Isolation;
+use super::last_words;
 use super::probes::Helper;
 use super::probes::{Answer, Probes};
 use super::publish::Publisher;
@@ -12,7 +13,7 @@ use crate::control::Reply;
 use crate::control::why::PortHolder;
 use crate::host::HandedHost;
 use crate::host::image::Kept;
-use crate::host::journal::{Handed, Journal, Limits};
+use crate::host::journal::{Handed, Journal, Limits, Reader};
 use crate::host::preview::Watcher;
 use crate::host::runtime_dir::Places;
 use crate::host::{Host, Spawn};
@@ -45,6 +46,7 @@ pub(super) fn default_budget() -> Duration {
 pub(super) struct Hands {
     host: Host,
     journal: Journal,
+    reader: Reader,
     probes: Probes,
     answers: mpsc::UnboundedSender<Answer>,
     config: Arc<Config>,
@@ -64,10 +66,18 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    pub(super) fn new(host: Host, journal: Journal, config: Arc<Config>, origin: Origin, answers: mpsc::UnboundedSender<Answer>) -> Self {
+    pub(super) fn new(
+        host: Host,
+        journal: (Journal, Reader),
+        config: Arc<Config>,
+        origin: Origin,
+        answers: mpsc::UnboundedSender<Answer>,
+    ) -> Self {
+        let (journal, reader) = journal;
         Self {
             host,
             journal,
+            reader,
             probes: Probes::new(answers.clone()),
             answers,
             config,
@@ -261,11 +271,37 @@ impl Hands {
             Event::Spawned {
                 unit, stage: Stage::Main, ..
             } => publisher.started(unit),
+            Event::Exited {
+                unit,
+                invocation,
+                stage,
+                status,
+                ..
+            } => {
+                publisher.exited(unit);
+                if last_words::may_have_said(*stage, *status) {
+                    self.ask_last_words(unit.clone(), *invocation);
+                }
+            }
             Event::Emptied { unit, invocation, .. } => {
                 self.probes.forget(unit, *invocation);
             }
             _ => {}
         }
+    }
+
+    /// Looks for what a process said before its exit failed, once all of it is in the file.
+    fn ask_last_words(&self, unit: Name, invocation: Invocation) {
+        let written = self.journal.finish(&unit, invocation);
+        let reader = self.reader.clone();
+        let answers = self.answers.clone();
+        tokio::spawn(async move {
+            written.await;
+            let read = tokio::task::spawn_blocking(move || last_words::read(&reader, unit, invocation)).await;
+            if let Ok(Some(words)) = read {
+                let _ = answers.send(Answer::LastWords(words));
+            }
+        });
     }
 
     /// Does one thing; what it led to at once.

@@ -2,6 +2,7 @@
 
 use super::facts::{Facts, Preview};
 use super::isolation::Finding;
+use super::last_words::LastWords;
 use crate::host::journal::{Journal, LogMatch};
 use crate::host::probe::{self, Check, ExecAnswer, ExecFuture};
 use crate::host::{Host, ProbeChild};
@@ -34,6 +35,8 @@ pub(super) enum Answer {
     Preview(Box<Preview>),
     /// It was measured what keeps secrets apart.
     Isolation(Finding),
+    /// What a process said before its exit failed was found.
+    LastWords(LastWords),
 }
 
 /// One run of a unit.

@@ -3,11 +3,12 @@
 use super::clock::Clock;
 use super::facts::Facts;
 use super::isolation::Finding;
+use super::last_words::LastWords;
 use crate::control::document::{self, AgentPart, Capabilities, LastExit, SyncPart, Upgrade};
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
-use crate::supervisor::{self, ProbeResult, Supervisor};
+use crate::supervisor::{self, Invocation, ProbeResult, Supervisor};
 use crate::unit::{Config, Main, Name, ProbeCheck, ProbeKind, Service, Unit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ pub(super) struct HandedPublisher {
     sync: Option<SyncPart>,
     agent: Option<AgentPart>,
     probed: Vec<(Name, ProbeKind, Time, ProbeResult)>,
+    last_words: Vec<(Name, Invocation, String)>,
 }
 
 /// The one writer of the snapshot.
@@ -69,6 +71,8 @@ pub(super) struct Publisher {
     pub(super) upgrade: Option<Upgrade>,
     /// The last answer of each probe, which says more than its verdict when the unit has failed.
     probed: BTreeMap<(Name, ProbeKind), (Time, ProbeResult)>,
+    /// What the last process of a unit said before its exit failed.
+    last_words: BTreeMap<Name, (Invocation, String)>,
 }
 
 impl Publisher {
@@ -85,6 +89,7 @@ impl Publisher {
             isolation: Finding::default(),
             upgrade: None,
             probed: BTreeMap::new(),
+            last_words: BTreeMap::new(),
         };
         (publisher, receiver)
     }
@@ -95,11 +100,14 @@ impl Publisher {
             .probed
             .iter()
             .map(|((unit, kind), (at, result))| (unit.clone(), *kind, *at, result.clone()));
+        let last_words = self.last_words.iter();
+        let last_words = last_words.map(|(unit, (invocation, text))| (unit.clone(), *invocation, text.clone()));
         HandedPublisher {
             started_at: Some(self.identity.started_at),
             sync: Some(self.parts.sync.clone()),
             agent: Some(self.parts.agent.clone()),
             probed: probed.collect(),
+            last_words: last_words.collect(),
         }
     }
 
@@ -110,12 +118,15 @@ impl Publisher {
             sync,
             agent,
             probed,
+            last_words,
         } = handed;
         self.identity.started_at = started_at.unwrap_or(self.identity.started_at);
         self.parts.sync = sync.unwrap_or_default();
         self.parts.agent = agent.unwrap_or_default();
         let probed = probed.into_iter().map(|(unit, kind, at, result)| ((unit, kind), (at, result)));
         self.probed = probed.collect();
+        let last_words = last_words.into_iter().map(|(unit, invocation, text)| (unit, (invocation, text)));
+        self.last_words = last_words.collect();
     }
 
     /// How many upgrades have succeeded.
@@ -131,6 +142,18 @@ impl Publisher {
     /// A new run: what was answered before says nothing of it.
     pub(super) fn started(&mut self, unit: &Name) {
         self.probed.retain(|(name, _), _| name != unit);
+    }
+
+    /// A process of the unit has ended: what an earlier one said is not why.
+    pub(super) fn exited(&mut self, unit: &Name) {
+        self.last_words.remove(unit);
+    }
+
+    /// Notes what a process said before its exit failed.
+    pub(super) fn last_words(&mut self, words: LastWords) {
+        let LastWords { unit, invocation, text } = words;
+        self.units.remove(&unit);
+        self.last_words.insert(unit, (invocation, text));
     }
 
     /// The last answers, also of a run that is over.
@@ -233,6 +256,11 @@ impl Publisher {
         }
     }
 
+    fn message(&self, unit: &supervisor::UnitStatus, exit: &supervisor::LastExit) -> Option<String> {
+        let (invocation, text) = self.last_words.get(&unit.spec.name)?;
+        (exit.reason != "success" && *invocation <= unit.invocation).then(|| text.clone())
+    }
+
     fn unit(&self, unit: &supervisor::UnitStatus, clock: &Clock, config: &Config) -> UnitSnapshot {
         let name = &unit.spec.name;
         let facts = self
@@ -254,7 +282,10 @@ impl Publisher {
             invocation: unit.invocation,
             since: Some(clock.time(unit.since)),
             restarts: unit.restarts.into(),
-            last_exit: unit.last_exit.as_ref().map(|exit| last_exit(exit, clock)),
+            last_exit: unit.last_exit.as_ref().map(|exit| LastExit {
+                message: self.message(unit, exit),
+                ..last_exit(exit, clock)
+            }),
             ports: facts.map(|facts| facts.ports.clone()).unwrap_or_default(),
             memory_bytes: facts.map(|facts| facts.memory_bytes),
             cpu_usec: facts.map(|facts| facts.cpu_usec),
@@ -293,6 +324,7 @@ fn last_exit(exit: &supervisor::LastExit, clock: &Clock) -> LastExit {
         signal: exit.signal,
         reason: exit.reason.to_owned(),
         at: clock.time(exit.at),
+        message: None,
     }
 }
 

@@ -280,7 +280,8 @@ impl Beginning {
         let journal = Journal::open(places.state.join("logs"), limits(&config)).map_err(starting("opening the journal"))?;
         let (publisher, snapshot) = Publisher::new(identity(&host, &clock));
         let events = events.unwrap_or_else(|| EventLog::new(clock.now()));
-        let logs = JournalLogs::new(journal.reader(masker.clone()), journal.changes());
+        let reader = journal.reader(masker.clone());
+        let logs = JournalLogs::new(reader.clone(), journal.changes());
         let mask: Mask = Arc::new(move |text| masker.mask(text).into_owned());
         let (handle, commands) = DaemonHandle::new(snapshot, events.reader(), Arc::new(logs), mask, places.runtime.clone());
         let (answers_sender, answers) = mpsc::unbounded_channel();
@@ -292,7 +293,7 @@ impl Beginning {
         };
         let daemon = Daemon {
             supervisor,
-            hands: Hands::new(host, journal, config, origin, answers_sender),
+            hands: Hands::new(host, (journal, reader), config, origin, answers_sender),
             publisher,
             requests,
             events,

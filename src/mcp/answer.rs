@@ -92,7 +92,9 @@ pub(super) fn why(why: &Value) -> String {
             .filter(|signal| !signal.is_null())
             .map(|signal| format!("signal {signal}"));
         let how: Vec<String> = code.into_iter().chain(signal).collect();
-        let _ = writeln!(out, "last exit: {}", how.join(", "));
+        let message = exit.get("message").and_then(Value::as_str);
+        let message = message.map_or_else(String::new, |message| format!(": {}", shortened(message)));
+        let _ = writeln!(out, "last exit: {}{message}", how.join(", "));
     }
     for holder in why["port_holders"].as_array().into_iter().flatten() {
         let _ = writeln!(out, "port holder: {}", shortened(&holder.to_string()));

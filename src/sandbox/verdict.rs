@@ -165,6 +165,7 @@ mod tests {
             signal: None,
             reason: reason.to_owned(),
             at: Time(jiff::Timestamp::UNIX_EPOCH),
+            message: None,
         });
         unit
     }

@@ -104,3 +104,27 @@ fn a_unit_that_forks_strays_for_ever_is_ended_whole() {
     sandbox.eventually("there are strays", || sandbox.processes().len() > 20);
     sandbox.down();
 }
+
+#[test]
+fn the_status_shows_what_a_process_said_before_its_exit_failed() {
+    let script = "echo starting; echo 'error: a needs b, token open-sesame-7' >&2; echo 'hint: npm install b' >&2; exit";
+    let sandbox = Sandbox::new(&format!(
+        "[health]\nlisten = \"off\"\n[secrets]\nnames = [\"SECRET\"]\n[unit.final]\nexec = \"{script} 78\"\n\
+         [unit.again]\nexec = \"{script} 1\"\nrestart = 'always'\nrestart_delay = '1h'\nrestart_max_delay = '1h'\n\
+         [unit.mute]\nexec = 'echo fine; exit 1'\nrestart = 'no'\n[unit.good]\ntype = 'oneshot'\nexec = 'echo error: none >&2'\n"
+    ));
+    let mut command = sandbox.command(&["up", "--detach"]);
+    command.env("SECRET", "open-sesame-7");
+    sandbox.answer(command).expect(1);
+    for name in ["final", "again"] {
+        let unit = sandbox.until_unit(name, "its last words", |unit| unit["last_exit"]["message"].is_string());
+        assert_eq!(unit["last_exit"]["message"], "error: a needs b, token ***", "{unit:#}");
+        let table = sandbox.run(&["status", name]).expect(3).stdout;
+        assert!(table.contains("    error: a needs b, token ***\n"), "{table}");
+    }
+    for name in ["mute", "good"] {
+        let unit = sandbox.until_unit(name, "its end", |unit| unit["sub_state"] == "dead" || unit["sub_state"] == "exited");
+        assert_eq!(unit["last_exit"].get("message"), None, "{unit:#}");
+    }
+    sandbox.down();
+}

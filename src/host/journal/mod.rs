@@ -233,10 +233,12 @@ impl Journal {
 
     /// Returns when everything that this run has written so far is in its file. A process that outlived it goes on being read, so that
     /// it neither blocks nor dies of SIGPIPE.
-    pub async fn finish(&self, unit: &Name, invocation: Invocation) {
+    pub fn finish(&self, unit: &Name, invocation: Invocation) -> impl Future<Output = ()> + Send + use<> {
         let (done, finished) = oneshot::channel();
         self.tell(Command::Finish(unit.clone(), invocation, done));
-        let _ = finished.await;
+        async move {
+            let _ = finished.await;
+        }
     }
 
     /// New limits, from the next write on.
