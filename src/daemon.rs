@@ -9,6 +9,7 @@ mod facts;
 mod handover;
 mod hands;
 mod isolation;
+mod last_message;
 mod last_words;
 mod logs;
 mod probes;
@@ -34,6 +35,7 @@ use crate::unit::{Config, Name};
 use clock::Clock;
 use doors::Doors;
 use hands::Hands;
+use last_message::LastMessage;
 use probes::Answer;
 use publish::Publisher;
 use recorder::Recorder;
@@ -49,6 +51,9 @@ use upgrade::Upgrading;
 
 /// After a publication, the next one waits this long, so that a thousand units that start do not cost a million snapshots.
 const PACE: Duration = Duration::from_millis(10);
+
+/// So many events have room for as long as the daemon lives.
+const INBOX: usize = 32;
 
 /// The daemon between its start and its end.
 #[derive(Debug)]
@@ -75,6 +80,7 @@ struct Daemon {
     /// Workers that are yet to be restarted.
     restarting: VecDeque<Name>,
     recorder: Option<Recorder>,
+    last_message: LastMessage,
 }
 
 /// What the loop waits for beside the clock.
@@ -105,7 +111,9 @@ impl Daemon {
                 Some(answer) = sources.answers.recv() => self.answered(answer),
                 () = sleep_until(wake) => {}
             }
-            self.look_at_clock();
+            self.look_at_clock(wake);
+            let impatient = self.last_message.impatient();
+            self.release(impatient);
             while let Ok(answer) = sources.answers.try_recv() {
                 self.answered(answer);
             }
@@ -136,6 +144,8 @@ impl Daemon {
                 self.inbox.extend(self.hands.events());
             }
         }
+        // A thousand units that start leave a queue behind that is never needed again.
+        self.inbox.shrink_to(INBOX);
         self.publish_if_due();
     }
 
@@ -164,7 +174,18 @@ impl Daemon {
                 self.rebind(&config);
                 self.inbox.extend(self.hands.perform(Action::Configured(config)));
             }
-            action => self.inbox.extend(self.hands.perform(action)),
+            action => {
+                if let Some(action) = self.last_message.hold(action, &self.hands, &mut self.supervisor) {
+                    self.inbox.extend(self.hands.perform(action));
+                }
+            }
+        }
+    }
+
+    /// What waited for the last message goes on.
+    fn release(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            self.inbox.extend(self.hands.perform(action));
         }
     }
 
@@ -181,7 +202,10 @@ impl Daemon {
     fn next_wake(&self) -> Option<Instant> {
         let supervisor = self.supervisor.next_deadline().map(|(at, _, _)| at);
         let publication = self.stale.then(|| self.published + PACE);
-        [supervisor, publication, self.hands.next_wake()].into_iter().flatten().min()
+        [supervisor, publication, self.hands.next_wake(), self.last_message.patience()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn publish_if_due(&mut self) {
@@ -192,6 +216,9 @@ impl Daemon {
 
     fn publish(&mut self) {
         if self.stale {
+            if let Some(news) = self.publisher.watching(self.hands.unwatched()) {
+                self.hands.note(&news);
+            }
             self.publisher.publish(&mut self.supervisor, &self.clock, self.hands.config());
             self.stale = false;
             self.published = Instant::now();
@@ -199,8 +226,8 @@ impl Daemon {
     }
 
     /// A machine that stood still: what was counted in time is looked at again.
-    fn look_at_clock(&mut self) {
-        if let Some(away) = self.clock.look() {
+    fn look_at_clock(&mut self, due: Option<Instant>) {
+        if let Some(away) = self.clock.look(due) {
             self.notice(format!("the machine was paused for {} s", away.as_secs()));
             self.inbox.push_back(Event::Resumed { away });
             self.hands.gather_facts(&mut self.supervisor);
@@ -250,6 +277,10 @@ impl Daemon {
             Answer::Isolation(finding) => {
                 self.publisher.isolation = finding;
                 self.stale = true;
+            }
+            Answer::Drained => {
+                let waited = self.last_message.written();
+                self.release(waited);
             }
             Answer::LastWords(words) => {
                 self.publisher.last_words(words);

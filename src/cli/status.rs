@@ -233,13 +233,13 @@ mod tests {
             },
             ..UnitSnapshot::default()
         };
-        snapshot.units = vec![
+        let mut units = vec![
             unit("install", UnitState::Active, "exited", true),
             unit("dev", UnitState::Active, "running", true),
             unit("agent", UnitState::Failed, "dead", false),
             unit("docs", UnitState::Skipped, "dead", false),
         ];
-        let dev = &mut snapshot.units[1].status;
+        let dev = &mut units[1].status;
         dev.pid = Some(41);
         dev.restarts = 2;
         dev.memory_bytes = Some(91_234_304);
@@ -247,7 +247,7 @@ mod tests {
             port: 5173,
             address: "::1".into(),
         }];
-        let agent = &mut snapshot.units[2].status;
+        let agent = &mut units[2].status;
         agent.required = false;
         agent.reason = Some("exit code 78\u{1b}[2J (the configuration is wrong)".into());
         agent.last_exit = Some(LastExit {
@@ -257,6 +257,7 @@ mod tests {
             at: start,
             message: Some("error: the agent needs Claude Code".into()),
         });
+        snapshot.units = units.into_iter().map(Into::into).collect();
         let mut document = snapshot.document();
         document.version = "0.0.0".into();
         insta::assert_snapshot!(plain(&whole(&document, "2026-02-03T15:02:05Z".parse().unwrap())));

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -38,8 +39,10 @@ pub struct Limits {
     pub header_time: Duration,
 }
 
-/// How long a connection on which nothing was asked yet is kept when all are to end.
+/// How long a connection on which nothing is asked is kept when all are to end.
 const ABOUT_TO_ASK: Duration = Duration::from_millis(30);
+/// The same where nothing was asked yet.
+const ABOUT_TO_ASK_FIRST: Duration = Duration::from_millis(400);
 
 /// How many commands of units' processes may wait for their answer.
 const ROOM_FOR_UNITS: usize = 64;
@@ -177,7 +180,10 @@ async fn serve<S>(stream: S, router: Router, who: Who, limits: Limits, daemon: D
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asked = Arc::new(AtomicBool::new(false));
+    let has_asked = Arc::clone(&asked);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(who.clone());
         router.clone().oneshot(request.map(Body::new))
     });
@@ -189,8 +195,13 @@ where
     let mut connection = std::pin::pin!(connection);
     let closing = async {
         daemon.closing().await;
-        // Who has only just connected is about to ask.
-        tokio::time::sleep(ABOUT_TO_ASK).await;
+        // Who has only just connected is about to ask, as soon as a busy machine lets it.
+        let patience = if asked.load(Ordering::Relaxed) {
+            ABOUT_TO_ASK
+        } else {
+            ABOUT_TO_ASK_FIRST
+        };
+        tokio::time::sleep(patience).await;
     };
     let served = tokio::select! {
         served = &mut connection => served,

@@ -2,6 +2,7 @@
 
 use super::document::Time;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
@@ -79,6 +80,21 @@ pub enum ReadLogsError {
 pub trait Logs: Send + Sync + 'static {
     /// Reads a page. Text is masked.
     fn read(&self, query: &LogQuery) -> Result<LogPage, ReadLogsError>;
+
+    /// The last lines of each of these units, as many as there are; a unit whose log cannot be read has none.
+    fn last_of_each(&self, units: &[String], lines: usize) -> BTreeMap<String, Vec<LogLine>> {
+        let last = |name: &String| {
+            let query = LogQuery {
+                units: vec![name.clone()],
+                known: vec![name.clone()],
+                tail: Some(lines),
+                limit: lines,
+                ..LogQuery::default()
+            };
+            Some((name.clone(), self.read(&query).ok()?.lines))
+        };
+        units.iter().filter_map(last).collect()
+    }
 
     /// Changes whenever lines were added: followers read on.
     fn changed(&self) -> watch::Receiver<u64>;

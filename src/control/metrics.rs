@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn a_scrape_shows_the_snapshot() {
         let mut snapshot = Snapshot::empty(1, Time(jiff::Timestamp::from_second(1_700_000_000).unwrap()));
-        snapshot.units.push(UnitSnapshot {
+        let dev = UnitSnapshot {
             status: UnitStatus {
                 name: "dev".into(),
                 state: UnitState::Active,
@@ -278,7 +278,8 @@ mod tests {
                 ..UnitStatus::default()
             },
             ..UnitSnapshot::default()
-        });
+        };
+        snapshot.units.push(dev.into());
         let requests = serde_json::json!({"writes": 4, "reads": 3, "free": 2, "retries": 1, "bytes_up": 10, "bytes_down": 20});
         snapshot.sync.more.insert("requests".into(), requests);
         snapshot.sync.more.insert("pending_fast".into(), 1.into());

@@ -6,7 +6,6 @@ use super::answer::masked;
 use super::daemon_handle::DaemonHandle;
 use super::document::{Time, UnitState};
 use super::event_log::{Event, Position};
-use super::logs::LogQuery;
 use super::routes::units::explain;
 use super::snapshot::{Phase, Snapshot};
 use super::why::Why;
@@ -36,18 +35,18 @@ struct Postmortem {
 /// and `drain.json`, an array of all units, when the sandbox begins to drain.
 pub async fn keep(directory: PathBuf, daemon: DaemonHandle) {
     let position = daemon.events.oldest();
-    keep_from(position, directory, daemon).await;
+    keep_from(position, directory, daemon, || ()).await;
 }
 
-/// The same for what happens from this position on.
-pub async fn keep_from(mut position: Position, directory: PathBuf, daemon: DaemonHandle) {
+/// The same for what happens from this position on; `drained` is called when `drain.json` is written, or could not be.
+pub async fn keep_from(mut position: Position, directory: PathBuf, daemon: DaemonHandle, drained: impl FnOnce()) {
     let mut events = daemon.events.clone();
     let mut snapshots = daemon.snapshot.clone();
-    let mut drained = false;
+    let mut drained = Some(drained);
     loop {
         tokio::select! {
             more = events.wait(position) => if !more { return },
-            changed = snapshots.changed(), if !drained => if changed.is_err() { return },
+            changed = snapshots.changed(), if drained.is_some() => if changed.is_err() { return },
         }
         let (seen, end) = events.read(position, PAGE);
         position = end;
@@ -59,9 +58,11 @@ pub async fn keep_from(mut position: Position, directory: PathBuf, daemon: Daemo
             }
         }
         let snapshot = daemon.snapshot();
-        if !drained && snapshot.phase == Phase::Stopping {
-            drained = true;
+        if snapshot.phase == Phase::Stopping
+            && let Some(drained) = drained.take()
+        {
             drain(directory.clone(), daemon.clone(), snapshot).await;
+            drained();
         }
     }
 }
@@ -84,31 +85,14 @@ async fn failed(directory: &Path, daemon: &DaemonHandle, unit: &str) {
 async fn drain(directory: PathBuf, daemon: DaemonHandle, snapshot: Arc<Snapshot>) {
     on_a_thread(move || {
         let at = Time(jiff::Timestamp::now());
-        let names = snapshot.units.iter().map(|unit| unit.status.name.as_str());
-        let all: Vec<Postmortem> = names
-            .filter_map(|name| {
-                Some(Postmortem {
-                    at,
-                    why: explain_from(&daemon, &snapshot, name)?,
-                })
-            })
-            .collect();
+        let names: Vec<String> = snapshot.units.iter().map(|unit| unit.status.name.clone()).collect();
+        let mut lines = daemon.logs.last_of_each(&names, LINES);
+        let why = |name: &String| Why::new(&snapshot, name, Vec::new(), lines.remove(name).unwrap_or_default());
+        let all: Vec<Postmortem> = names.iter().filter_map(why).map(|why| Postmortem { at, why }).collect();
         let text = masked(serde_json::to_value(&all).unwrap_or_default(), &daemon.mask).to_string();
         write(&directory, "drain.json", text.as_bytes())
     })
     .await;
-}
-
-fn explain_from(daemon: &DaemonHandle, snapshot: &Snapshot, name: &str) -> Option<Why> {
-    let query = LogQuery {
-        units: vec![name.to_owned()],
-        known: vec![name.to_owned()],
-        tail: Some(LINES),
-        limit: LINES,
-        ..LogQuery::default()
-    };
-    let lines = daemon.logs.read(&query).map(|page| page.lines).unwrap_or_default();
-    Why::new(snapshot, name, Vec::new(), lines)
 }
 
 async fn on_a_thread(work: impl FnOnce() -> io::Result<()> + Send + 'static) {

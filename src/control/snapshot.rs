@@ -81,7 +81,7 @@ pub struct Snapshot {
     /// The machine.
     pub machine: BoxFacts,
     /// The units, in start order.
-    pub units: Vec<UnitSnapshot>,
+    pub units: Vec<Arc<UnitSnapshot>>,
     /// The preview.
     pub preview: Preview,
     /// The sync worker's part.
@@ -122,7 +122,7 @@ impl Snapshot {
 
     /// The unit of that name.
     pub fn unit(&self, name: &str) -> Option<&UnitSnapshot> {
-        self.units.iter().find(|unit| unit.status.name == name)
+        self.units.iter().map(|unit| &**unit).find(|unit| unit.status.name == name)
     }
 
     /// Whether every required unit is ready.
@@ -156,9 +156,8 @@ impl Snapshot {
     }
 
     fn required(&self) -> impl Iterator<Item = &UnitSnapshot> {
-        self.units
-            .iter()
-            .filter(|unit| unit.status.required && unit.status.state != UnitState::Skipped)
+        let units = self.units.iter().map(|unit| &**unit);
+        units.filter(|unit| unit.status.required && unit.status.state != UnitState::Skipped)
     }
 
     /// The whole document.
@@ -266,7 +265,7 @@ mod tests {
 
     fn snapshot(units: Vec<UnitSnapshot>) -> Snapshot {
         let mut snapshot = Snapshot::empty(7, Time(jiff::Timestamp::UNIX_EPOCH));
-        snapshot.units = units;
+        snapshot.units = units.into_iter().map(Arc::new).collect();
         snapshot
     }
 
@@ -329,7 +328,7 @@ mod tests {
     #[test]
     fn the_document_has_the_shape_of_the_contract() {
         let mut sandbox = snapshot(vec![unit("dev", UnitState::Active, "running")]);
-        sandbox.units[0].status.kind = "simple".into();
+        Arc::make_mut(&mut sandbox.units[0]).status.kind = "simple".into();
         let mut document = sandbox.document();
         document.version = "0.0.0".into();
         insta::assert_json_snapshot!(document);

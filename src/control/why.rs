@@ -222,7 +222,7 @@ mod tests {
 
     fn snapshot(units: Vec<UnitSnapshot>) -> Snapshot {
         let mut snapshot = Snapshot::empty(7, Time(jiff::Timestamp::UNIX_EPOCH));
-        snapshot.units = units;
+        snapshot.units = units.into_iter().map(Into::into).collect();
         snapshot
     }
 

@@ -87,8 +87,10 @@ impl Clock {
         }
     }
 
-    /// Looks at all clocks: how long the machine was away since the last look, if it was.
-    pub(super) fn look(&mut self) -> Option<Duration> {
+    /// Looks at all clocks: how long the machine was away since the last look, if it was. Where every clock jumps at once, as with some
+    /// snapshots, none of them tells: then it is told by `due`, when we wanted to be awake, and were not for much longer. A supervisor
+    /// that was stopped or starved for so long could not see what happened either.
+    pub(super) fn look(&mut self, due: Option<Instant>) -> Option<Duration> {
         let last = std::mem::replace(&mut self.last, Moment::now());
         let now = self.last;
         let ran = now.monotonic.saturating_duration_since(last.monotonic);
@@ -98,7 +100,8 @@ impl Clock {
         if ahead > JUMP || back > JUMP {
             self.bases.push(now);
         }
-        let away = ahead.max(slept);
+        let overslept = due.map_or(Duration::ZERO, |due| now.monotonic.saturating_duration_since(due));
+        let away = ahead.max(slept).max(overslept);
         (away > JUMP).then_some(away)
     }
 
@@ -177,13 +180,17 @@ mod tests {
     #[test]
     fn a_machine_that_runs_was_not_away() {
         let mut clock = Clock::new();
-        assert_eq!(clock.look(), None);
+        assert_eq!(clock.look(None), None);
+        assert_eq!(clock.look(Some(Instant::now())), None);
         // As if the last look was six hours of wall and boot time ago, but no monotonic time has passed.
         let six_hours = Duration::from_secs(6 * 3600);
         clock.last.wall -= six_hours;
         clock.last.boot = clock.last.boot.saturating_sub(six_hours);
-        let away = clock.look().unwrap();
+        let away = clock.look(None).unwrap();
         assert!(away > six_hours - JUMP && away < six_hours + JUMP, "{away:?}");
         assert_eq!(clock.bases.len(), 2);
+        let overslept = clock.look(Instant::now().checked_sub(six_hours)).unwrap();
+        assert!(overslept >= six_hours, "{overslept:?}");
+        assert_eq!(clock.bases.len(), 2, "the times that are told have not changed");
     }
 }

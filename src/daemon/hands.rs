@@ -19,7 +19,7 @@ use crate::host::runtime_dir::Places;
 use crate::host::{Host, Spawn};
 use crate::supervisor::event::Notice;
 use crate::supervisor::{Action, Event, Invocation, Pid, Stage, StartError, Supervisor, Transition};
-use crate::unit::{Config, Main, Name, Unit, WorkerConfig};
+use crate::unit::{Config, Main, Name, Unit, Worker, WorkerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,6 +32,10 @@ use tokio::sync::mpsc;
 const BUDGET: Duration = Duration::from_secs(30);
 /// The same as PID 1 of a container: `docker stop` kills after 10 s.
 const BUDGET_OF_PID_1: Duration = Duration::from_secs(8);
+
+/// Facts are good for so many times as long as it took to gather them, unless a unit goes on meanwhile; at most for this long.
+const RARELY: u32 = 9;
+const FRESH: Duration = Duration::from_millis(500);
 
 /// How long the preview may take before the other facts are told without it.
 const QUICK: Duration = Duration::from_millis(300);
@@ -57,7 +61,9 @@ pub(super) struct Hands {
     /// The sections that runs were started from, while they go on.
     running: BTreeMap<(Name, Invocation), Arc<Unit>>,
     ourselves: Name,
-    gathering: bool,
+    /// Since when facts are gathered, and until when those that were gathered last are good enough.
+    gathering: Option<Instant>,
+    fresh_until: Option<Instant>,
     isolation: Isolation,
     /// Failed, or waiting for a restart.
     retrying: BTreeSet<Name>,
@@ -86,7 +92,8 @@ impl Hands {
             units: BTreeMap::new(),
             running: BTreeMap::new(),
             ourselves: Name::new("sandkeep").expect("it has the form of a name"),
-            gathering: false,
+            gathering: None,
+            fresh_until: None,
             isolation: Isolation::default(),
             retrying: BTreeSet::new(),
             watcher: Some(Watcher::default()),
@@ -207,6 +214,17 @@ impl Hands {
         self.proposed = Some((config.hash.clone(), origin));
     }
 
+    /// Whether a unit is the sync worker.
+    pub(super) fn is_sync(&self, unit: &Name) -> bool {
+        let unit = self.units.get(unit);
+        unit.is_some_and(|unit| unit.main == Main::Worker(Worker::Sync))
+    }
+
+    /// Units that watch more than can be watched, and why.
+    pub(super) fn unwatched(&self) -> Option<(Vec<Name>, &'static str)> {
+        self.host.unwatched()
+    }
+
     /// The drain deadline for everything.
     pub(super) fn budget(&self) -> Duration {
         self.config.shutdown_budget.unwrap_or_else(default_budget)
@@ -244,6 +262,7 @@ impl Hands {
         } = transition;
         let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         self.note(&format!("{unit}: {from} → {to} ({state}){why}"));
+        self.fresh_until = None;
         let waits = *state == "failed" || *to == "auto-restart";
         let changed = if waits {
             self.retrying.insert(unit.clone())
@@ -353,7 +372,7 @@ impl Hands {
             for missing in self.host.capabilities().cgroup.missing(&unit.limits).iter().filter(|_| !known) {
                 self.note(&format!("{}: {missing}", unit.name));
             }
-            self.units.insert(unit.name.clone(), Arc::new(unit.clone()));
+            self.units.insert(unit.name.clone(), Arc::clone(unit));
         }
         self.config = config;
     }
@@ -397,10 +416,10 @@ impl Hands {
     /// Looks at the ports, the memory and the preview, on a thread for blocking work.
     /// Whoever asks while that goes on gets what comes of it.
     pub(super) fn gather_facts(&mut self, supervisor: &mut Supervisor) {
-        if self.gathering {
+        if self.gathering.is_some() {
             return;
         }
-        self.gathering = true;
+        self.gathering = Some(Instant::now());
         self.isolation.look(supervisor, &mut self.host, &self.answers);
         let mut wanted = facts::Wanted::new(supervisor, &mut self.host, &self.config);
         let answers = self.answers.clone();
@@ -432,7 +451,13 @@ impl Hands {
 
     /// The facts have come.
     pub(super) fn facts_gathered(&mut self) {
-        self.gathering = false;
+        let began = self.gathering.take();
+        self.fresh_until = began.map(|began| Instant::now() + (began.elapsed() * RARELY).min(FRESH));
+    }
+
+    /// Whether the last facts still do: of a box with many processes they are not gathered for each who asks.
+    pub(super) fn facts_are_fresh(&self) -> bool {
+        self.gathering.is_none() && self.fresh_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// So has the preview.

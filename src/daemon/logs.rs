@@ -3,6 +3,7 @@
 use crate::control::{LogLine, LogPage, LogQuery, Logs, ReadLogsError, Time};
 use crate::host::journal::{Cursor, Line, Query, Reader};
 use crate::unit::Name;
+use std::collections::BTreeMap;
 use std::io;
 use tokio::sync::watch;
 
@@ -41,6 +42,13 @@ impl Logs for JournalLogs {
         }
         let lines = self.reader.lines(&wanted).map_err(failed)?;
         page(lines, query).map_err(failed)
+    }
+
+    fn last_of_each(&self, units: &[String], lines: usize) -> BTreeMap<String, Vec<LogLine>> {
+        let names: Vec<Name> = units.iter().filter_map(|unit| Name::new(unit)).collect();
+        let last = self.reader.last_of_each(&names, lines).unwrap_or_default().into_iter();
+        last.map(|(unit, lines)| (unit.as_str().to_owned(), lines.into_iter().map(shown).collect()))
+            .collect()
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -35,6 +35,8 @@ pub(super) enum Answer {
     Preview(Box<Preview>),
     /// It was measured what keeps secrets apart.
     Isolation(Finding),
+    /// The postmortem of the drain is written.
+    Drained,
     /// What a process said before its exit failed was found.
     LastWords(LastWords),
 }

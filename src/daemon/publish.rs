@@ -62,7 +62,8 @@ pub(super) struct HandedPublisher {
 pub(super) struct Publisher {
     identity: Identity,
     sender: watch::Sender<Arc<Snapshot>>,
-    units: BTreeMap<Name, (Arc<supervisor::UnitStatus>, UnitSnapshot)>,
+    /// What was published last, in the same order: a unit of which nothing changed is not told anew.
+    units: Vec<(Arc<supervisor::UnitStatus>, Arc<UnitSnapshot>)>,
     pub(super) parts: Parts,
     facts: Facts,
     pub(super) preview: document::Preview,
@@ -73,6 +74,8 @@ pub(super) struct Publisher {
     probed: BTreeMap<(Name, ProbeKind), (Time, ProbeResult)>,
     /// What the last process of a unit said before its exit failed.
     last_words: BTreeMap<Name, (Invocation, String)>,
+    /// Units that watch more than can be watched, and why.
+    unwatched: Option<(Vec<Name>, &'static str)>,
 }
 
 impl Publisher {
@@ -82,7 +85,7 @@ impl Publisher {
         let publisher = Self {
             identity,
             sender,
-            units: BTreeMap::new(),
+            units: Vec::new(),
             parts: Parts::default(),
             facts: Facts::default(),
             preview: document::Preview::default(),
@@ -90,6 +93,7 @@ impl Publisher {
             upgrade: None,
             probed: BTreeMap::new(),
             last_words: BTreeMap::new(),
+            unwatched: None,
         };
         (publisher, receiver)
     }
@@ -152,8 +156,26 @@ impl Publisher {
     /// Notes what a process said before its exit failed.
     pub(super) fn last_words(&mut self, words: LastWords) {
         let LastWords { unit, invocation, text } = words;
-        self.units.remove(&unit);
+        self.units.clear();
         self.last_words.insert(unit, (invocation, text));
+    }
+
+    /// Takes over which units watch more than can be watched; what is to be said of it when that is new.
+    pub(super) fn watching(&mut self, unwatched: Option<(Vec<Name>, &'static str)>) -> Option<String> {
+        if unwatched == self.unwatched {
+            return None;
+        }
+        self.unwatched = unwatched;
+        self.units.clear();
+        let (units, why) = self.unwatched.as_ref()?;
+        let units: Vec<&str> = units.iter().map(Name::as_str).collect();
+        Some(format!("{}: {why}", units.join(", ")))
+    }
+
+    fn warnings(&self, unit: &supervisor::UnitStatus) -> Vec<String> {
+        let watches = self.unwatched.as_ref().filter(|(units, _)| units.contains(&unit.spec.name));
+        let more = watches.map(|(_, why)| (*why).to_owned());
+        unit.warnings.iter().cloned().chain(more).collect()
     }
 
     /// The last answers, also of a run that is over.
@@ -187,21 +209,19 @@ impl Publisher {
     /// Publishes how things are.
     pub(super) fn publish(&mut self, supervisor: &mut Supervisor, clock: &Clock, config: &Config) {
         let status = supervisor.status();
-        let mut units = Vec::with_capacity(status.units.len());
-        let mut seen = BTreeMap::new();
-        for unit in &status.units {
-            let name = unit.spec.name.clone();
-            let known = self.units.remove(&name).filter(|(known, _)| Arc::ptr_eq(known, unit));
-            let (_, snapshot) = known.unwrap_or_else(|| (Arc::clone(unit), self.unit(unit, clock, config)));
-            units.push(snapshot.clone());
-            seen.insert(name, (Arc::clone(unit), snapshot));
-        }
-        self.units = seen;
+        let seen = status.units.iter().enumerate().map(|(n, unit)| {
+            let known = self.units.get(n).filter(|(known, _)| Arc::ptr_eq(known, unit));
+            let snapshot = known.map(|(_, snapshot)| Arc::clone(snapshot));
+            let snapshot = snapshot.unwrap_or_else(|| Arc::new(self.unit(unit, clock, config)));
+            (Arc::clone(unit), snapshot)
+        });
+        self.units = seen.collect();
+        let units = self.units.iter().map(|(_, snapshot)| Arc::clone(snapshot)).collect();
         let snapshot = self.whole(units, &status, config);
         self.sender.send_replace(Arc::new(snapshot));
     }
 
-    fn whole(&self, units: Vec<UnitSnapshot>, status: &supervisor::Status, config: &Config) -> Snapshot {
+    fn whole(&self, units: Vec<Arc<UnitSnapshot>>, status: &supervisor::Status, config: &Config) -> Snapshot {
         let Identity {
             boot_id,
             hostname,
@@ -222,10 +242,8 @@ impl Publisher {
         let mut sync = self.parts.sync.clone();
         let mut agent = self.parts.agent.clone();
         let runs = |worker| {
-            units
-                .iter()
-                .zip(&status.units)
-                .any(|(_, unit)| unit.spec.main == Main::Worker(worker) && unit.pid.is_some())
+            let mut units = status.units.iter();
+            units.any(|unit| unit.spec.main == Main::Worker(worker) && unit.pid.is_some())
         };
         if !runs(crate::unit::Worker::Sync) && !runs(crate::unit::Worker::Restore) && sync.state != "fenced" {
             "off".clone_into(&mut sync.state);
@@ -290,7 +308,7 @@ impl Publisher {
             memory_bytes: facts.map(|facts| facts.memory_bytes),
             cpu_usec: facts.map(|facts| facts.cpu_usec),
             oom_kills: facts.and_then(|facts| facts.oom_kills),
-            warnings: unit.warnings.clone(),
+            warnings: self.warnings(unit),
             status_text: text(&unit.status_text),
             probes: unit
                 .probes
@@ -313,7 +331,7 @@ impl Publisher {
             next_start_at: unit.restart_at.map(|at| clock.time(at)),
             retry_on_change: unit.spec.retry_on_change.clone(),
             expected_ports: expected_ports(&unit.spec, config),
-            warnings: unit.warnings.clone(),
+            warnings: self.warnings(unit),
         }
     }
 }

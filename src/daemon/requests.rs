@@ -190,6 +190,7 @@ impl Daemon {
                 self.publish();
                 reply.send(());
             }
+            Command::Refresh { reply } if self.hands.facts_are_fresh() => reply.send(()),
             Command::Refresh { reply } => {
                 self.requests.refresh.push(reply);
                 self.hands.gather_facts(&mut self.supervisor);

@@ -3,6 +3,8 @@
 use super::clock::Clock;
 use super::doors::Doors;
 use super::hands::{Hands, default_budget};
+use super::last_message::LastMessage;
+use super::probes::Answer;
 use super::publish::{self, Identity, Publisher};
 use super::recorder::Recorder;
 use super::requests::{Origin, Requests};
@@ -162,7 +164,12 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
     }
     tokio::spawn(report::run(handle.clone()));
     tokio::spawn(deadline::keep(handle.clone()));
-    tokio::spawn(postmortem::keep_from(position, places.state.join("postmortem"), handle.clone()));
+    let answers = daemon.hands.answers();
+    let drained = move || {
+        let _ = answers.send(Answer::Drained);
+    };
+    let postmortems = places.state.join("postmortem");
+    tokio::spawn(postmortem::keep_from(position, postmortems, handle.clone(), drained));
     let connections = handle.clone();
     attach(handle);
     sd_notify::ready();
@@ -310,6 +317,7 @@ impl Beginning {
             handed: Vec::new(),
             restarting: VecDeque::new(),
             recorder: None,
+            last_message: LastMessage::default(),
         };
         Ok((daemon, sources, handle))
     }

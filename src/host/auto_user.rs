@@ -59,6 +59,17 @@ impl AutoUsers {
         }
     }
 
+    /// Which unit has which, for the next image of this process.
+    pub(super) fn hand_over(&self) -> BTreeMap<Name, u32> {
+        self.uids.clone()
+    }
+
+    /// Goes on with those of the image before this one: what runs as one of them may not be in the configuration any more, and no other
+    /// unit may get it.
+    pub(super) fn go_on_with(&mut self, uids: BTreeMap<Name, u32>) {
+        self.uids.extend(uids);
+    }
+
     /// Files came that are not the group's yet.
     pub(super) fn files_came(&mut self) {
         self.shared = false;
@@ -242,5 +253,19 @@ mod tests {
         let mut second = users(dir.path());
         second.configure(&wanting(&names));
         assert_eq!(first.uids, second.uids);
+    }
+
+    #[test]
+    fn nobody_gets_the_uid_of_a_unit_that_still_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut before = users(dir.path());
+        before.configure(&wanting(&["old"]));
+        let old = before.uids.values().copied().next().unwrap();
+        let mut next = users(dir.path());
+        next.go_on_with(before.hand_over());
+        let names: Vec<String> = (0..4000).map(|n| format!("unit{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        next.configure(&wanting(&names));
+        assert_eq!(next.uids.values().filter(|uid| **uid == old).count(), 1);
     }
 }

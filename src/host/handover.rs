@@ -11,6 +11,7 @@ use crate::supervisor::event::{ExitStatus, Invocation, Pid, Stage};
 use crate::unit::Name;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,6 +31,9 @@ pub struct HandedHost {
     /// Units of which a file changed that is waited for to be quiet.
     #[serde(default)]
     pub(super) retries: Vec<(Name, String)>,
+    /// The users that were made for units, also for some that the configuration does not name any more.
+    #[serde(default)]
+    auto_users: BTreeMap<Name, u32>,
 }
 
 /// The notify socket: by path and by name.
@@ -99,6 +103,7 @@ impl Host {
             open_files: self.around.open_files,
             oom_kills: self.oom.count_so_far(),
             retries: self.watcher.retries(),
+            auto_users: self.users.hand_over(),
         }
     }
 
@@ -116,6 +121,7 @@ impl Host {
         host.set.take_over(handed.set);
         host.oom.go_on_from(handed.oom_kills);
         host.watcher.go_on_with(handed.retries);
+        host.users.go_on_with(handed.auto_users);
         Ok(host)
     }
 

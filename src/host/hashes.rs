@@ -1,6 +1,6 @@
 //! The content of what a unit watches, remembered over runs of the supervisor.
 
-use super::globs::Globs;
+use super::globs::{Depth, Globs};
 use crate::unit::Unit;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -68,6 +68,19 @@ fn of(patterns: &[String], root: &Path) -> Hashes {
         .into_iter()
         .filter_map(|path| Some((path.clone(), hash(&root.join(path)).ok()?)))
         .collect()
+}
+
+/// What a few small files hold; `None` where the patterns reach below directories, or match more than is read in no time.
+pub(super) fn of_few(patterns: &[String], root: &Path) -> Option<Hashes> {
+    const FILES: usize = 64;
+    const BYTES: u64 = 1 << 20;
+    let globs = Globs::new(patterns);
+    if globs.starts().iter().any(|(_, depth)| *depth == Depth::Below) {
+        return None;
+    }
+    let files = globs.files(root);
+    let bytes: u64 = files.iter().filter_map(|path| Some(root.join(path).metadata().ok()?.len())).sum();
+    (files.len() <= FILES && bytes <= BYTES).then(|| of(patterns, root))
 }
 
 fn hash(path: &Path) -> io::Result<String> {

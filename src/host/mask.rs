@@ -3,7 +3,7 @@
 //! A secret is looked for as it is, and as it looks when it was encoded on the way (JSON, URL, base64 at any alignment, hex). One of
 //! several lines, as a PEM key, is also looked for line by line. Values shorter than eight bytes are left alone: they are words.
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -42,7 +42,10 @@ impl Masker {
         let Some(longest) = sorted.iter().map(Vec::len).max() else {
             return Self(None);
         };
-        match AhoCorasick::builder().match_kind(MatchKind::Standard).build(&sorted) {
+        // Not the automaton of full tables: of a few secrets, each in its encodings, that is hundreds of kilobytes.
+        let mut builder = AhoCorasick::builder();
+        builder.match_kind(MatchKind::Standard).kind(Some(AhoCorasickKind::ContiguousNFA));
+        match builder.build(&sorted) {
             Ok(automaton) => Self(Some(Arc::new(Patterns {
                 automaton,
                 sorted,

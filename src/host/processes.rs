@@ -74,7 +74,7 @@ pub struct ProbeChild {
 pub struct Host {
     places: Places,
     root: PathBuf,
-    users: AutoUsers,
+    pub(super) users: AutoUsers,
     capabilities: Capabilities,
     pub(super) around: Surroundings,
     launcher: sys::Launcher,
@@ -178,6 +178,7 @@ impl Host {
     /// It is certain that this image of the process stays: from here on what runs is this host's own, and ends with it.
     pub fn stay(&mut self) {
         self.owns = true;
+        sys::ask_for_short_slices();
         for (key, run) in &self.runs.all {
             for pid in run.tracked.keys() {
                 self.record.started(*pid, &run.id, run.mark, key.0.as_str());
@@ -251,6 +252,11 @@ impl Host {
     pub fn retry_on_change(&mut self, units: &BTreeSet<Name>) {
         self.watcher.retry(units);
         self.watch_files();
+    }
+
+    /// Units of whose files not all are watched, and why.
+    pub fn unwatched(&self) -> Option<(Vec<Name>, &'static str)> {
+        self.watcher.unwatched()
     }
 
     /// Puts the watcher's descriptor, which may be a new one, behind ours. A closed one leaves by itself.

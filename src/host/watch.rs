@@ -2,17 +2,21 @@
 //!
 //! `watch` is looked after from the configuration on; `retry_on_change` only while somebody waits for it, for its patterns may reach over
 //! the whole tree. Nothing wakes up when nothing is watched. After two seconds of quiet, and once no package manager works in the root any
-//! more, contents are compared: a file that was written as it was is no change.
+//! more, contents are compared: a file that was written as it was is no change. For `retry_on_change` that is so for a few small files that
+//! are named without `**`; of whole trees nothing is remembered, and a file that was only touched is tried with.
 
 use super::globs::{self, Depth, Globs};
+use super::hashes::Hashes;
 use super::{hashes, packages};
 use crate::supervisor::event::Event;
 use crate::unit::{Config, Name, Unit};
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long nothing must change before it is looked at.
@@ -23,6 +27,10 @@ const RETRY_QUIET: Duration = Duration::from_millis(300);
 const PACKAGES: Duration = Duration::from_secs(1);
 /// More directories than this are not watched.
 const MOST_DIRECTORIES: usize = 8192;
+
+/// Why some directories are not watched.
+const TOO_MANY: &str = "it watches more than 8192 directories: changes in the rest are not seen";
+const KERNEL_LIMIT: &str = "the kernel watches no more directories (fs.inotify.max_user_watches): changes in the rest are not seen";
 
 /// Which of a unit's two lists of patterns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,13 +51,17 @@ struct Settling {
 pub(super) struct Watcher {
     root: PathBuf,
     state: PathBuf,
-    units: BTreeMap<Name, Unit>,
+    units: BTreeMap<Name, Arc<Unit>>,
     retrying: BTreeSet<Name>,
     globs: BTreeMap<(Name, Purpose), Globs>,
     inotify: Option<Inotify>,
     /// Directories, relative to the root.
     directories: HashMap<WatchDescriptor, String>,
     settling: BTreeMap<(Name, Purpose), Settling>,
+    /// Why not everything is watched.
+    unwatched: Option<&'static str>,
+    /// What files held when the wait for a change of them began.
+    before: BTreeMap<Name, Hashes>,
     /// When to look for new directories.
     look_again: Option<Instant>,
     /// What may have changed while nobody watched: an image of this process gave way to another.
@@ -69,6 +81,8 @@ impl Watcher {
             inotify: None,
             directories: HashMap::new(),
             settling: BTreeMap::new(),
+            unwatched: None,
+            before: BTreeMap::new(),
             look_again: None,
             missed: false,
             missed_retries: Vec::new(),
@@ -82,7 +96,7 @@ impl Watcher {
             .units
             .iter()
             .filter(|unit| !unit.watch.is_empty() || !unit.retry_on_change.is_empty());
-        self.units = watching.map(|unit| (unit.name.clone(), unit.clone())).collect();
+        self.units = watching.map(|unit| (unit.name.clone(), Arc::clone(unit))).collect();
         self.begin();
     }
 
@@ -91,6 +105,12 @@ impl Watcher {
         let wanting = |name: &&Name| self.units.get(*name).is_some_and(|unit| !unit.retry_on_change.is_empty());
         let units: BTreeSet<Name> = units.iter().filter(wanting).cloned().collect();
         if units != self.retrying {
+            self.before.retain(|name, _| units.contains(name));
+            for name in units.difference(&self.retrying) {
+                let unit = self.units.get(name);
+                let held = unit.and_then(|unit| hashes::of_few(&unit.retry_on_change, &self.root));
+                self.before.extend(held.map(|held| (name.clone(), held)));
+            }
             self.retrying = units;
             self.begin();
         }
@@ -124,6 +144,7 @@ impl Watcher {
         // A new instance rather than changes to the old one: what is no longer watched is gone with it.
         self.inotify = None;
         self.directories.clear();
+        self.unwatched = None;
         if self.globs.is_empty() {
             return;
         }
@@ -168,6 +189,7 @@ impl Watcher {
     fn add(&mut self, directory: String, depth: Depth) {
         let Some(inotify) = &self.inotify else { return };
         if self.directories.len() >= MOST_DIRECTORIES {
+            self.unwatched = Some(TOO_MANY);
             return;
         }
         let flags = AddWatchFlags::IN_CLOSE_WRITE
@@ -176,7 +198,14 @@ impl Watcher {
             | AddWatchFlags::IN_MOVE
             | AddWatchFlags::IN_ONLYDIR;
         let path = self.root.join(&directory);
-        let Ok(descriptor) = inotify.add_watch(&path, flags) else { return };
+        let descriptor = match inotify.add_watch(&path, flags) {
+            Ok(descriptor) => descriptor,
+            // What vanished meanwhile is no loss.
+            Err(why) => {
+                self.unwatched = self.unwatched.or((why == Errno::ENOSPC).then_some(KERNEL_LIMIT));
+                return;
+            }
+        };
         self.directories.insert(descriptor, directory.clone());
         if depth == Depth::Here {
             return;
@@ -189,6 +218,19 @@ impl Watcher {
                 self.add(join(&directory, name), depth);
             }
         }
+    }
+
+    /// Units of whose files not all are watched, and why.
+    pub(super) fn unwatched(&self) -> Option<(Vec<Name>, &'static str)> {
+        let why = self.unwatched?;
+        let deep = |globs: &Globs| globs.starts().iter().any(|(_, depth)| *depth == Depth::Below);
+        let units: BTreeSet<&Name> = self
+            .globs
+            .iter()
+            .filter(|(_, globs)| deep(globs))
+            .map(|((name, _), _)| name)
+            .collect();
+        Some((units.into_iter().cloned().collect(), why))
     }
 
     /// Readable when something changed.
@@ -229,7 +271,12 @@ impl Watcher {
 
     fn event(&self, (unit, purpose): (Name, Purpose), path: String) -> Option<Event> {
         match purpose {
-            Purpose::Retry => Some(Event::RetryChanged { unit, path }),
+            Purpose::Retry => {
+                let before = self.before.get(&unit);
+                let now = before.and_then(|_| hashes::of_few(&self.units.get(&unit)?.retry_on_change, &self.root));
+                let same = before.is_some() && before == now.as_ref();
+                (!same).then_some(Event::RetryChanged { unit, path })
+            }
             Purpose::Watch => {
                 let changed = hashes::changed(self.units.get(&unit)?, &self.root, &self.state)?;
                 let path = if changed.is_remembered { changed.path } else { path };

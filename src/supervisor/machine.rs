@@ -269,6 +269,7 @@ impl Supervisor {
         self.retired
             .extend(gone.into_iter().map(|node| (node.spec.name.clone(), node.invocation)));
         self.nodes = kept;
+        self.nodes.shrink_to_fit();
         self.graph = Graph::new(&self.nodes);
         self.deadlines.clear();
         self.dirty.clear();

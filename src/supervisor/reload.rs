@@ -143,7 +143,7 @@ impl Supervisor {
         for unit in &config.units {
             let Some(mut node) = old.remove(&unit.name) else {
                 concerned.push(unit.name.clone());
-                let mut node = Node::new(Arc::new(unit.clone()), now);
+                let mut node = Node::new(Arc::clone(unit), now);
                 node.invocation = self.retired.remove(&unit.name).unwrap_or_default();
                 self.nodes.push(node);
                 continue;
@@ -175,20 +175,20 @@ impl Supervisor {
 
 impl Node {
     /// Takes a new spec: at once where that is possible, else when this run is over.
-    fn adopt(&mut self, new: &Unit, now: std::time::Instant) -> Difference {
+    fn adopt(&mut self, new: &Arc<Unit>, now: std::time::Instant) -> Difference {
         let difference = difference(&self.spec, new);
         self.next_spec = None;
         match difference {
             Difference::None => {}
             Difference::Restart if self.state.alive() || matches!(self.state, State::Done { active: true }) => {
-                self.next_spec = Some(Arc::new(new.clone()));
+                self.next_spec = Some(Arc::clone(new));
             }
             Difference::Restart => {
-                self.spec = Arc::new(new.clone());
+                self.spec = Arc::clone(new);
                 self.absolve();
             }
             Difference::Live => {
-                let new = Arc::new(new.clone());
+                let new = Arc::clone(new);
                 match &mut self.state {
                     State::Starting(start) => {
                         if self.spec.start_timeout != new.start_timeout {

@@ -282,7 +282,10 @@ fn config<E: serde::de::Error>(mut document: Value) -> Result<Config, E> {
     let Value::Array(units) = units else {
         return Err(E::custom("the configuration has no list of units"));
     };
-    config.units = units.into_iter().map(unit).collect::<Result<_, E>>()?;
+    config.units = units
+        .into_iter()
+        .map(|section| unit(section).map(Arc::new))
+        .collect::<Result<_, E>>()?;
     Ok(config)
 }
 

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A checked configuration: what `up` runs.
@@ -46,7 +47,7 @@ pub struct Config {
     /// `[control] allow`: what processes of a unit may ask for.
     pub allow: BTreeMap<Name, Vec<String>>,
     /// The units, in start order: each after all that it is ordered after.
-    pub units: Vec<Unit>,
+    pub units: Vec<Arc<Unit>>,
 }
 
 impl Config {
@@ -70,8 +71,15 @@ impl Config {
 
     /// These units, which must be in start order, with every other setting at its default and the root `/`.
     pub fn of_units(units: Vec<Unit>) -> Self {
+        let mut config = Self::without_hash(units);
+        config.hash = config.digest();
+        config
+    }
+
+    /// The same for who changes it afterwards: the hash is still to be taken.
+    pub(super) fn without_hash(units: Vec<Unit>) -> Self {
         let agent_allow = Self::AGENT_ALLOW.map(str::to_owned).to_vec();
-        let mut config = Self {
+        Self {
             file: None,
             hash: String::new(),
             project_id: String::new(),
@@ -89,10 +97,8 @@ impl Config {
             sync: Sync::default(),
             agent: Agent::default(),
             allow: Name::new("agent").map(|agent| (agent, agent_allow)).into_iter().collect(),
-            units,
-        };
-        config.hash = config.digest();
-        config
+            units: units.into_iter().map(Arc::new).collect(),
+        }
     }
 
     /// The hash that belongs to what it holds. The file's name is left out.
@@ -108,7 +114,7 @@ impl Config {
 
     /// The unit of this name.
     pub fn unit(&self, name: &str) -> Option<&Unit> {
-        self.units.iter().find(|unit| unit.name.as_str() == name)
+        self.units.iter().map(|unit| &**unit).find(|unit| unit.name.as_str() == name)
     }
 }
 

@@ -56,7 +56,7 @@ async fn probes_answer_by_the_snapshot() {
     assert_eq!(ask(&router, "GET", "/healthz").await.1["status"], "ok");
     fake.snapshot.send_modify(|snapshot| {
         let failed = unit("dev", UnitState::Failed, "dead");
-        Arc::make_mut(snapshot).units[1] = failed;
+        Arc::make_mut(snapshot).units[1] = failed.into();
     });
     let (status, body) = ask(&router, "GET", "/readyz").await;
     assert_eq!((status, &body["units"]["dev"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("failed")));

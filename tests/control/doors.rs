@@ -241,7 +241,7 @@ async fn the_status_is_pushed_on_change_and_until_it_gets_through() {
     house
         .fake
         .snapshot
-        .send_modify(|snapshot| Arc::make_mut(snapshot).units[1].status.ready = false);
+        .send_modify(|snapshot| Arc::make_mut(&mut Arc::make_mut(snapshot).units[1]).status.ready = false);
     assert_eq!(soon(received.recv()).await.unwrap()["status"], "degraded");
 }
 

@@ -38,8 +38,8 @@ pub(crate) fn unit(name: &str, state: UnitState, sub_state: &str) -> UnitSnapsho
 pub(crate) fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::empty(7, at("2026-02-03T14:00:00Z"));
     snapshot.units = vec![
-        unit("install", UnitState::Active, "exited"),
-        unit("dev", UnitState::Active, "running"),
+        unit("install", UnitState::Active, "exited").into(),
+        unit("dev", UnitState::Active, "running").into(),
     ];
     let given = ["status", "why", "logs", "wait", "restart:dev"].map(str::to_owned).to_vec();
     snapshot.allow = Arc::new([("agent".to_owned(), given)].into());

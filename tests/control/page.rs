@@ -127,7 +127,7 @@ pub(crate) fn goes(house: &House, state: UnitState, sub_state: &'static str, inv
         dev.status.invocation = invocation;
         dev.status.restarts = invocation - 1;
         dev.status.reason = Some(reason.into());
-        Arc::make_mut(snapshot).units[1] = dev;
+        Arc::make_mut(snapshot).units[1] = dev.into();
     });
     let transition = Transition {
         unit: Name::new("dev").unwrap(),

@@ -56,3 +56,48 @@ fn a_watch_never_wakes_a_stopped_unit() {
     assert_eq!(sandbox.unit("a")["sub_state"], "dead");
     sandbox.down();
 }
+
+#[test]
+fn more_directories_than_are_watched_are_said() {
+    let sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.wide]\nexec = 'exec sleep 1000'\nwatch = ['src/**/*.rs']\n\
+         [unit.narrow]\nexec = 'exec sleep 1000'\nwatch = ['package.json']\n",
+    );
+    for n in 0..8200 {
+        std::fs::create_dir_all(sandbox.project().join(format!("src/{n}"))).unwrap();
+    }
+    sandbox.up().expect(0);
+    let warned = |name: &str| {
+        sandbox.unit(name)["warnings"]
+            .to_string()
+            .contains("changes in the rest are not seen")
+    };
+    assert!(warned("wide"), "{:#}", sandbox.unit("wide"));
+    assert!(!warned("narrow"), "{:#}", sandbox.unit("narrow"));
+    let log = sandbox.run(&["logs", "sandkeep"]).expect(0).stdout;
+    assert!(log.contains("wide: ") && log.contains("changes in the rest are not seen"), "{log}");
+    sandbox.down();
+}
+
+#[test]
+fn a_file_that_is_written_as_it_was_retries_nothing() {
+    let sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.a]\nexec = 'grep -q good config'\nrestart = 'no'\nretry_on_change = ['config']\noptional = true\n\
+         [unit.b]\nexec = 'exec sleep 1000'\n",
+    );
+    let config = sandbox.project().join("config");
+    std::fs::write(&config, "bad").unwrap();
+    sandbox.up().expect(0);
+    let first = sandbox.until_unit("a", "failed", |unit| unit["state"] == "failed");
+    std::fs::write(&config, "bad").unwrap();
+    std::fs::write(sandbox.project().join("other"), "").unwrap();
+    // Longer than the quiet that a change is waited for; what follows shows that changes are seen.
+    let asked = std::time::Instant::now();
+    sandbox.eventually("the quiet is over", || asked.elapsed() > std::time::Duration::from_millis(700));
+    assert_eq!(sandbox.unit("a")["invocation"], first["invocation"]);
+    std::fs::write(&config, "good").unwrap();
+    sandbox.until_unit("a", "a second run", |unit| {
+        unit["invocation"].as_u64() > first["invocation"].as_u64()
+    });
+    sandbox.down();
+}

@@ -75,7 +75,7 @@ async fn agent(patient: &Patient, config: &Config) -> Vec<Finding> {
 
 /// The commands that units execute, and what nearly everything needs.
 async fn commands(patient: &Patient, config: &Config) -> Vec<Finding> {
-    let mut names: BTreeSet<String> = config.units.iter().filter_map(first_word).collect();
+    let mut names: BTreeSet<String> = config.units.iter().filter_map(|unit| first_word(unit)).collect();
     let mut findings = Vec::new();
     for (name, because) in [("node", "npm packages run on it"), ("git", "what Git tracks is always kept")] {
         names.remove(name);

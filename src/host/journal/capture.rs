@@ -13,7 +13,6 @@ use crate::unit::Name;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::EventFd;
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -93,7 +92,7 @@ enum Found {
 #[derive(Debug)]
 pub(super) struct Capture {
     epoll: Epoll,
-    wake: Arc<EventFd>,
+    wake: Arc<super::Wake>,
     commands: Receiver<Command>,
     dir: Arc<Path>,
     limits: Limits,
@@ -124,13 +123,13 @@ impl Capture {
         dir: Arc<Path>,
         limits: Limits,
         rotated: BTreeMap<Name, Vec<u64>>,
-        wake: Arc<EventFd>,
+        wake: Arc<super::Wake>,
         commands: Receiver<Command>,
         changes: watch::Sender<u64>,
         health: watch::Sender<Health>,
     ) -> nix::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
+        epoll.add(&wake.event, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
         Ok(Self {
             epoll,
             wake,
@@ -322,7 +321,7 @@ impl Capture {
 
     /// Does what it was told; false when that ends it.
     fn obey(&mut self) -> bool {
-        let _ = self.wake.read();
+        self.wake.seen();
         loop {
             match self.commands.try_recv() {
                 Ok(Command::Capture(unit, tag, fd)) => self.capture(unit, tag, fd, false),

@@ -60,7 +60,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use tokio::sync::{oneshot, watch};
 
@@ -136,12 +136,42 @@ pub enum JournalError {
     },
 }
 
+/// Wakes the thread: once for all that it is told before it looks, so that a thousand units that start do not cost a thousand writes.
+#[derive(Debug)]
+struct Wake {
+    event: EventFd,
+    pending: AtomicBool,
+}
+
+impl Wake {
+    fn new(event: EventFd) -> Self {
+        Self {
+            event,
+            pending: AtomicBool::new(false),
+        }
+    }
+
+    /// To be called after a command was sent.
+    fn up(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            let _ = self.event.write(1);
+        }
+    }
+
+    /// To be called before commands are received: what is sent from here on wakes anew.
+    fn seen(&self) {
+        let _ = self.event.read();
+        // Not a store: what was sent before `pending` was found set is seen then.
+        self.pending.swap(false, Ordering::AcqRel);
+    }
+}
+
 /// The handle on the capturing thread. Nothing here blocks.
 #[derive(Debug)]
 pub struct Journal {
     dir: Arc<Path>,
     commands: mpsc::Sender<Command>,
-    wake: Arc<EventFd>,
+    wake: Arc<Wake>,
     sources: AtomicU32,
     changes: watch::Receiver<u64>,
     health: watch::Receiver<Health>,
@@ -171,7 +201,7 @@ impl Journal {
         let (health_sender, health) = watch::channel(Health::default());
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let started = EventFd::from_flags(flags).map_err(io::Error::from).and_then(|wake| {
-            let wake = Arc::new(wake);
+            let wake = Arc::new(Wake::new(wake));
             let capture = Capture::new(
                 Arc::clone(&dir),
                 limits,
@@ -287,7 +317,7 @@ impl Journal {
     fn tell(&self, command: Command) {
         // Where the thread is gone it has said why, and there is nothing to be done here.
         let _ = self.commands.send(command);
-        let _ = self.wake.write(1);
+        self.wake.up();
     }
 }
 
@@ -295,6 +325,6 @@ impl Drop for Journal {
     fn drop(&mut self) {
         let (commands, _) = mpsc::channel();
         drop(std::mem::replace(&mut self.commands, commands));
-        let _ = self.wake.write(1);
+        self.wake.up();
     }
 }

@@ -216,8 +216,26 @@ impl Reader {
         }
     }
 
-    fn merge(&self, query: &Query, unended: Unended) -> io::Result<Merge> {
+    /// The last lines of each of these units. Looks into the directory once, however many they are.
+    pub fn last_of_each(&self, units: &[Name], lines: usize) -> io::Result<BTreeMap<Name, Vec<Line>>> {
         let mut listing = self.listing()?;
+        let listed = units.iter().filter_map(|unit| listing.remove_entry(unit));
+        let last = listed.map(|(unit, rotated)| {
+            let query = Query {
+                lines: Some(lines),
+                ..Query::default()
+            };
+            let mut merge = self.merge_these(&query, Unended::Tell, [(unit.clone(), rotated)].into())?;
+            Ok((unit, merge.last(lines)?.into()))
+        });
+        last.collect()
+    }
+
+    fn merge(&self, query: &Query, unended: Unended) -> io::Result<Merge> {
+        self.merge_these(query, unended, self.listing()?)
+    }
+
+    fn merge_these(&self, query: &Query, unended: Unended, mut listing: BTreeMap<Name, Vec<u64>>) -> io::Result<Merge> {
         if !query.units.is_empty() {
             listing.retain(|unit, _| query.units.contains(unit));
         }

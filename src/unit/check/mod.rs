@@ -18,6 +18,7 @@ use super::values::Text;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What a check needs beside the file.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub(super) fn check(file: &File, around: &Surroundings<'_>, faults: &mut Faults<
     let mut config = Config {
         root,
         secret_names,
-        ..Config::of_units(units)
+        ..Config::without_hash(units)
     };
     fill_identity(&mut config, file, faults);
     fill_doors(&mut config, file, faults);
@@ -230,7 +231,7 @@ fn fill_limits(config: &mut Config, file: &File) {
     config.shutdown_budget = file.shutdown.as_ref().and_then(|at| at.value.budget.as_ref()).map(|at| at.value.0);
 }
 
-fn allow(file: &File, units: &[Unit], faults: &mut Faults<'_>) -> BTreeMap<Name, Vec<String>> {
+fn allow(file: &File, units: &[Arc<Unit>], faults: &mut Faults<'_>) -> BTreeMap<Name, Vec<String>> {
     let mut checked = BTreeMap::new();
     let written = file.control.as_ref().and_then(|at| at.value.allow.as_ref());
     for (unit, verbs) in written.iter().flat_map(|at| &at.value.0) {
@@ -280,7 +281,10 @@ fn units(file: &File, root: &Path, secret_names: &[String], faults: &mut Faults<
     let edges = names::edges(&written.value, faults);
     names::fold_before(&written.value, &mut checked);
     match graph::order(checked.len(), &edges) {
-        Ok(order) => order.into_iter().map(|index| checked[index].clone()).collect(),
+        Ok(order) => {
+            let mut checked: Vec<Option<Unit>> = checked.into_iter().map(Some).collect();
+            order.into_iter().filter_map(|index| checked[index].take()).collect()
+        }
         Err(cycles) => {
             for cycle in cycles {
                 let message = match cycle.len() {
@@ -296,7 +300,7 @@ fn units(file: &File, root: &Path, secret_names: &[String], faults: &mut Faults<
 
 fn skip_workers(config: &mut Config, flags: &Flags) {
     let without_store = config.sync.store.is_none();
-    for unit in &mut config.units {
+    for unit in config.units.iter_mut().map(Arc::make_mut) {
         unit.skip = match unit.main {
             Main::Worker(Worker::Restore) if flags.skip_restore => Some("--skip-restore was given".to_owned()),
             Main::Worker(Worker::Restore | Worker::Sync) if without_store => Some("no store is set".to_owned()),
