@@ -59,6 +59,9 @@ pub(super) struct Args {
     /// Do without Claude Code
     #[arg(long)]
     no_claude: bool,
+    /// Port of the sandboxes' health endpoints; without it one that suits the provider
+    #[arg(long, value_name = "PORT")]
+    health_port: Option<u16>,
     /// Starts at once; the others wait for their turn
     #[arg(long, value_name = "N", default_value_t = 16)]
     starts: usize,
@@ -128,6 +131,7 @@ fn given(args: &Args) -> Result<Given, CliError> {
         wait: args.wait,
         binary: args.binary.clone(),
         claude: if args.no_claude { Claude::LeaveOut } else { Claude::Install },
+        health_port: args.health_port,
         reports_to: public.or(local),
     })
 }

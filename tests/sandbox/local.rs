@@ -1,9 +1,12 @@
 //! The whole of it on this machine.
 
-use crate::support::{Home, eventually, free_port, get, processes, served};
+use crate::support::{DEADLINE, Home, eventually, free_port, get, processes, served};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 const SECRET: &str = "tiger-and-dragon-4711";
 
@@ -257,6 +260,120 @@ fn two_at_once_are_one() {
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert_eq!(actions.iter().filter(|action| action.contains("created")).count(), 1, "{actions:?}");
+    home.run(&["stop", "app", "--remove"]).expect(0);
+    home.nothing_is_left();
+}
+
+/// Sync is told a later end as the supervisor is, and goes on without being started again.
+#[test]
+fn a_later_end_reaches_sync_that_runs() {
+    let home = Home::new();
+    let port = free_port();
+    let store = home.path().join("store");
+    fs::create_dir(&store).unwrap();
+    let config = format!(
+        "[project]\nid = \"p\"\ninstall = \"true\"\ndev = \"{}\"\nport = {port}\n[sync]\nstore = \"file://{}\"\n",
+        served(port),
+        store.display()
+    );
+    let url = home.repository("app", &[("index.html", "hello\n"), ("sandkeep.toml", &config)]);
+    let start = |timeout: &str| {
+        let start = ["start", "--repo", &url, "--no-claude", "--json", "--timeout", timeout];
+        home.run(&start).expect(0).json()
+    };
+    let sync = || {
+        let status = home.run(&["status", "app", "--json"]).expect(0).json()["status"].clone();
+        let units = status["units"].as_array().unwrap().clone();
+        let sync = units.into_iter().find(|unit| unit["name"] == "sync").unwrap();
+        (sync["pid"].clone(), status["expires_at"].clone())
+    };
+    start("1h");
+    let (pid, first) = sync();
+    assert!(pid.is_i64(), "sync runs");
+    start("3h");
+    let (same, later) = sync();
+    assert_eq!(same, pid);
+    assert_ne!(first, later);
+    let ends: jiff::Timestamp = later.as_str().unwrap().parse().unwrap();
+    let told = format!("this box ends at {}", jiff::Timestamp::from_second(ends.as_second()).unwrap());
+    eventually("sync knows its later end", || {
+        home.run(&["logs", "app", "sync"]).expect(0).stdout.contains(&told)
+    });
+    home.run(&["stop", "app", "--remove"]).expect(0);
+    home.nothing_is_left();
+}
+
+/// Lines come as they are written, until nobody follows any more or the supervisor ends.
+#[test]
+fn lines_are_followed() {
+    let home = Home::new();
+    let port = free_port();
+    let url = home.repository("app", &[("index.html", "hello\n")]);
+    let said = home.path().join("said");
+    let dev = format!("touch {0}; tail -F {0} & {1}", said.display(), served(port));
+    let port_text = port.to_string();
+    let start = [
+        "start",
+        "--repo",
+        &url,
+        "--install",
+        "",
+        "--dev",
+        &dev,
+        "--port",
+        &port_text,
+        "--no-claude",
+    ];
+    home.run(&start).expect(0);
+    let follow = || {
+        let mut child = home
+            .command(&["logs", "app", "dev", "--follow"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (send, lines) = std::sync::mpsc::channel();
+        let stdout = child.stdout.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        (child, lines)
+    };
+    let say = |text: &str| {
+        let mut file = fs::OpenOptions::new().append(true).open(&said).unwrap();
+        writeln!(file, "{text}").unwrap();
+    };
+    let hears = |lines: &std::sync::mpsc::Receiver<String>, text: &str| {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = lines.recv_timeout(left).unwrap_or_else(|_| panic!("in vain: {text}"));
+            if line.contains(text) {
+                return;
+            }
+        }
+    };
+    let (mut first, lines) = follow();
+    say("one while it is followed");
+    hears(&lines, "one while it is followed");
+    say("another");
+    hears(&lines, "another");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(first.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    assert!(first.wait().unwrap().success(), "Ctrl-C is the way to end it");
+    let reads = || home.left().iter().filter(|(_, line)| line.contains("logs --follow")).count();
+    eventually("nobody reads in there any more", || reads() == 0);
+
+    let (mut second, lines) = follow();
+    hears(&lines, "another");
+    home.run(&["stop", "app"]).expect(0);
+    let end = Instant::now() + DEADLINE;
+    while second.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < end, "it ends with the sandbox");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     home.run(&["stop", "app", "--remove"]).expect(0);
     home.nothing_is_left();
 }

@@ -74,22 +74,44 @@ impl World {
         format!("file://{}", directory.display())
     }
 
-    /// Starts the server and waits until it says where.
-    fn serve(&mut self) {
+    /// The real binary, with nothing of whoever runs the tests but what programs need.
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sandkeep"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--no-claude", "--wait", "5min"]);
+        command.args(arguments);
         command.env_clear().current_dir(self.dir.path()).stdin(Stdio::null());
-        for name in ["PATH", "HOME", "LANG", "TMPDIR", "npm_config_cache", "npm_config_registry"] {
+        for name in ["PATH", "LANG", "TMPDIR", "npm_config_cache", "npm_config_registry"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }
         }
+        // What is brought into a box behind a command goes into the home; what npm has fetched before is good here, too.
+        if let (None, Some(home)) = (std::env::var_os("npm_config_cache"), std::env::var_os("HOME")) {
+            command.env("npm_config_cache", Path::new(&home).join(".npm"));
+        }
+        command.env("HOME", self.dir.path()).env("NO_COLOR", "1");
+        command.env("SANDKEEP_RUNTIME_DIR", self.path("run"));
+        command.env("SANDKEEP_STATE_DIR", self.path("state"));
+        command
+    }
+
+    /// `sandkeep sandbox …`, as somebody at a terminal runs it beside the server.
+    fn sandbox(&self, arguments: &[&str]) {
+        let output = self.command(&["sandbox"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
+    /// Starts the server and waits until it says where.
+    fn serve(&mut self) {
+        self.serve_with(&[]);
+    }
+
+    fn serve_with(&mut self, more: &[&str]) {
+        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0", "--no-claude", "--wait", "5min"]);
+        command.args(more);
         for (name, value) in &self.environment {
             command.arg("--env").arg(name).env(name, value);
         }
-        command.env("SANDKEEP_RUNTIME_DIR", self.path("run"));
-        command.env("SANDKEEP_STATE_DIR", self.path("state"));
-        command.env("SANDKEEP_SERVE_TOKEN", TOKEN).env("NO_COLOR", "1");
+        command.env("SANDKEEP_SERVE_TOKEN", TOKEN);
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = lines.by_ref().map_while(Result::ok).find_map(|line| {
@@ -395,5 +417,73 @@ async fn a_vite_project_is_started_with_npm() {
     let worker = world.get(&format!("/v1/sandboxes/{sandbox}/worker")).await;
     assert_eq!(worker["status"]["preview"]["state"], "ready", "{worker:#}");
     world.post(&format!("/v1/sandboxes/{sandbox}/worker/stop"), &json!({})).await;
+    world.nothing_left().await;
+}
+
+/// A box that only a command reaches: no port of it is known, so it is asked through that command.
+#[tokio::test]
+async fn a_box_behind_a_command_is_started_looked_at_and_stopped() {
+    let mut world = World::new();
+    let repo = world.repository(&[("server.mjs", SERVER)]);
+    world.serve_with(&["--via", "env --"]);
+    let port = free_port();
+    let (operation, sandbox) = world.start(&node_shop(&repo, port)).await;
+    let over = world.succeeded(&operation).await;
+    assert_eq!(
+        (&over["result"]["provider"], &over["result"]["previewUrl"]),
+        (&json!("exec"), &Value::Null)
+    );
+    assert_eq!(world.visit(&format!("http://127.0.0.1:{port}")).await, "hello from the shop");
+    let path = format!("/v1/sandboxes/{sandbox}/worker");
+    let worker = world.get(&path).await;
+    assert_eq!(
+        (&worker["isRunning"], &worker["condition"]),
+        (&json!(true), &json!("ready")),
+        "{worker:#}"
+    );
+    assert!(worker["logs"].as_str().unwrap().contains("the shop is open"), "{worker:#}");
+    let polled = |row: &Value| row["fleet"]["heardBy"] == "poll" && row["fleet"]["presence"] == "ready";
+    world.eventually(&format!("/v1/sandboxes/{sandbox}"), 2 * DEADLINE, polled).await;
+    let (status, stopped) = world.post(&format!("{path}/stop"), &json!({})).await;
+    assert_eq!((status, &stopped["drained"]), (200, &json!(true)), "{stopped:#}");
+    world.nothing_left().await;
+    assert_eq!(world.get(&path).await["condition"], "no-supervisor");
+}
+
+#[tokio::test]
+async fn what_is_started_at_a_terminal_meanwhile_is_looked_after_too() {
+    let mut world = World::new();
+    let repo = world.repository(&[("server.mjs", SERVER)]);
+    world.serve();
+    let port = free_port().to_string();
+    let start = [
+        "start",
+        "--name",
+        "by-hand",
+        "--repo",
+        &repo,
+        "--install",
+        "true",
+        "--dev",
+        "node server.mjs",
+        "--port",
+        &port,
+    ];
+    world.sandbox(&[&start[..], &["--no-claude"]].concat());
+    let presence = |word: &'static str| move |row: &Value| row["fleet"]["presence"] == word;
+    let known = |list: &Value| {
+        list["sandboxes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|row| row["fleet"]["presence"] == "ready")
+    };
+    world.eventually("/v1/sandboxes", 2 * DEADLINE, known).await;
+    let worker = world.get("/v1/sandboxes/by-hand/worker").await;
+    assert_eq!(worker["isRunning"], true, "{worker:#}");
+    world.sandbox(&["stop", "by-hand"]);
+    world.eventually("/v1/sandboxes/by-hand", 2 * DEADLINE, presence("stopped")).await;
+    world.sandbox(&["stop", "by-hand", "--remove"]);
+    world.eventually("/v1/fleet", 2 * DEADLINE, |view| view["total"] == 0).await;
     world.nothing_left().await;
 }

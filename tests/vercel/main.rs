@@ -12,5 +12,6 @@ mod double;
 mod faults;
 mod ours;
 mod refusals;
+mod serve;
 mod start;
 mod vendor;

@@ -28,19 +28,19 @@ const PROJECT: &[(&str, &str)] = &[
     (".gitignore", "node_modules\n"),
 ];
 
-struct Place {
-    double: Double,
+pub(crate) struct Place {
+    pub(crate) double: Double,
     scratch: tempfile::TempDir,
     git: Child,
-    repo: String,
-    port: u16,
-    health: u16,
+    pub(crate) repo: String,
+    pub(crate) port: u16,
+    pub(crate) health: u16,
     /// Of the sandbox: the double keeps its name.
     runtime: Option<&'static str>,
 }
 
 impl Place {
-    fn new(runtime: Option<&'static str>) -> Self {
+    pub(crate) fn new(runtime: Option<&'static str>) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let repo = scratch.path().join("git/app");
         for (name, text) in PROJECT {
@@ -79,10 +79,10 @@ impl Place {
         }
     }
 
-    /// `sandkeep sandbox …`.
-    fn sandbox(&self, arguments: &[&str]) -> Output {
+    /// `sandkeep …` with an account at the double.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sandkeep"));
-        command.arg("sandbox").args(arguments);
+        command.args(arguments).stdin(Stdio::null());
         command
             .env("SANDKEEP_STATE_DIR", self.path("state"))
             .env("SANDKEEP_VERCEL_API", &self.double.api)
@@ -90,10 +90,15 @@ impl Place {
             .env("VERCEL_TEAM_ID", "team_test")
             .env("VERCEL_PROJECT_ID", "prj_test")
             .env("NO_COLOR", "1");
-        command.stdin(Stdio::null()).output().unwrap()
+        command
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// `sandkeep sandbox …`.
+    pub(crate) fn sandbox(&self, arguments: &[&str]) -> Output {
+        self.command(&["sandbox"]).args(arguments).output().unwrap()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.scratch.path().join(name)
     }
 
@@ -143,7 +148,7 @@ impl Place {
         serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
     }
 
-    fn preview(&self) -> String {
+    pub(crate) fn preview(&self) -> String {
         let script = format!("curl -fsS --max-time 20 http://127.0.0.1:{}/", self.port);
         let output = Command::new("sh").args(["-c", &script]).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -168,11 +173,11 @@ fn shell(directory: &Path, script: &str) {
     assert!(status.success(), "{script}");
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(240);
     while !holds() {
         assert!(Instant::now() < end, "in vain: {what}");

@@ -42,6 +42,8 @@ pub struct Given {
     pub binary: Option<PathBuf>,
     /// Whether Claude Code has to be there.
     pub claude: Claude,
+    /// The port of their health endpoints; `None` for one that suits the provider.
+    pub health_port: Option<u16>,
     /// Where sandboxes reach this server, without a slash at the end; `None` when they cannot.
     pub reports_to: Option<String>,
 }
@@ -134,6 +136,7 @@ impl Through {
             wait: given.wait,
             binary: given.binary.clone(),
             claude: given.claude,
+            health_port: given.health_port,
             ..StartRequest::new(sandbox)
         }
     }
@@ -274,6 +277,7 @@ mod tests {
             wait: Duration::from_secs(1),
             binary: None,
             claude: Claude::LeaveOut,
+            health_port: None,
             reports_to: reports_to.map(str::to_owned),
         };
         Through::new(given, Arc::new(Keys::new("t")), Arc::new(|_| None)).unwrap()

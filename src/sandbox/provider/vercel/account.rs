@@ -14,6 +14,8 @@ const HINT: &str = "set VERCEL_TOKEN (https://vercel.com/account/settings/tokens
 #[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) token: Secret,
+    /// When the token ends, where it says so; seconds since the epoch.
+    pub(super) ends: Option<i64>,
     pub(super) team: String,
     pub(super) project: String,
     /// The API's base URL, without a slash at its end.
@@ -36,10 +38,9 @@ impl Account {
         let token = set("VERCEL_TOKEN").or_else(|| set("VERCEL_OIDC_TOKEN"));
         let token = token.ok_or_else(|| Fault::new(Code::Unauthorized, "no credentials for Vercel").hint(HINT))?;
         let claims = claims(&token);
-        if let Some(expired) = claims.as_ref().and_then(|claims| claims.exp).filter(|exp| *exp <= now.as_second()) {
-            let at = jiff::Timestamp::from_second(expired).map_or_else(|_| expired.to_string(), |at| at.to_string());
-            return Err(Fault::new(Code::Unauthorized, format!("the OIDC token of Vercel expired at {at}"))
-                .hint("`vercel env pull` gets a new one for twelve hours; VERCEL_TOKEN lasts longer"));
+        let ends = claims.as_ref().and_then(|claims| claims.exp);
+        if let Some(ended) = ended(ends, now) {
+            return Err(expired(ended));
         }
         let missing = |what: &str, name: &str| {
             Fault::new(Code::Unauthorized, format!("the token of Vercel is there, its {what} is not")).hint(format!("set {name}"))
@@ -48,6 +49,7 @@ impl Account {
         let base_given = settings.api.clone().or_else(|| set("SANDKEEP_VERCEL_API"));
         Ok(Self {
             token: Secret::new(token),
+            ends,
             team: (settings.team.clone().or(of_team).or_else(|| set("VERCEL_TEAM_ID"))).ok_or_else(|| missing("team", "VERCEL_TEAM_ID"))?,
             project: (settings.project.clone().or(of_project).or_else(|| set("VERCEL_PROJECT_ID")))
                 .ok_or_else(|| missing("project", "VERCEL_PROJECT_ID"))?,
@@ -55,6 +57,24 @@ impl Account {
             base_given,
         })
     }
+
+    /// When the token ended, if it has.
+    pub(super) fn ended(&self, now: jiff::Timestamp) -> Option<i64> {
+        ended(self.ends, now)
+    }
+}
+
+/// When a token ended, if it has.
+fn ended(ends: Option<i64>, now: jiff::Timestamp) -> Option<i64> {
+    ends.filter(|ends| *ends <= now.as_second())
+}
+
+/// A token that ended then is of no use any more.
+pub(super) fn expired(ended: i64) -> Fault {
+    let at = jiff::Timestamp::from_second(ended).map_or_else(|_| ended.to_string(), |at| at.to_string());
+    Fault::new(Code::Unauthorized, format!("the OIDC token of Vercel expired at {at}")).hint(
+        "`vercel env pull` gets a new one for twelve hours; start again with it (a server, too), or with a VERCEL_TOKEN, which lasts longer",
+    )
 }
 
 /// The claims of a token that is a JWT of Vercel's.

@@ -1,6 +1,6 @@
 //! One request to the API and its retries.
 
-use super::account::Account;
+use super::account::{self, Account};
 use super::refusal::Refusal;
 use super::retry::{self, Effect, Failure, Next};
 use crate::sandbox::fault::{Code, Fault};
@@ -109,6 +109,8 @@ pub(super) enum Trouble {
     Unknown(Box<Self>),
     /// No connection, or no whole answer.
     Silent(String),
+    /// The token ended then: nothing was asked.
+    Expired(i64),
 }
 
 impl Trouble {
@@ -117,6 +119,7 @@ impl Trouble {
         match self {
             Self::Refused(refusal) => refusal.fault(doing),
             Self::Unknown(trouble) => trouble.fault(doing),
+            Self::Expired(ended) => account::expired(*ended),
             Self::Silent(why) => Fault::new(Code::Unreachable, format!("{doing}: Vercel does not answer: {why}"))
                 .hint("look at this machine's network, and at https://www.vercel-status.com"),
         }
@@ -125,7 +128,7 @@ impl Trouble {
     pub(super) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
-            Self::Unknown(_) | Self::Silent(_) => None,
+            Self::Unknown(_) | Self::Silent(_) | Self::Expired(_) => None,
         }
     }
 
@@ -165,8 +168,16 @@ impl Api {
         &self.account.project
     }
 
+    /// A server runs for longer than some tokens last.
+    fn has_a_token(&self) -> Result<(), Trouble> {
+        self.account
+            .ended(jiff::Timestamp::now())
+            .map_or(Ok(()), |ended| Err(Trouble::Expired(ended)))
+    }
+
     /// Makes a request until it has an answer, or it makes no sense to go on.
     pub(super) async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Trouble> {
+        self.has_a_token()?;
         let mut attempt = 0;
         loop {
             let answered = tokio::time::timeout(call.limit, self.answer(call)).await;
@@ -179,6 +190,7 @@ impl Api {
 
     /// Opens a body that is read as it comes. It may break at any time.
     pub(super) async fn open(&self, call: &Call) -> Result<reqwest::Response, Trouble> {
+        self.has_a_token()?;
         let mut attempt = 0;
         loop {
             let opened = tokio::time::timeout(call.limit, self.send(call)).await;
