@@ -23,6 +23,7 @@ pub mod host;
 pub mod sd_notify;
 pub mod supervisor;
 pub mod unit;
+pub mod web;
 
 #[cfg(feature = "agent")]
 pub mod agent;

@@ -9,16 +9,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("unit", &[]),
     ("backoff", &[]),
     ("sd_notify", &[]),
+    ("web", &[]),
     ("supervisor", &["unit", "backoff"]),
     ("host", &["unit", "supervisor::event", "supervisor::action", "backoff", "sd_notify"]),
-    ("control", &["unit", "supervisor", "host::journal", "host::mask"]),
+    ("control", &["unit", "supervisor", "host::journal", "host::mask", "web"]),
     ("daemon", &["unit", "supervisor", "host", "control", "sd_notify"]),
-    ("sync", &["unit", "backoff", "control::client", "sd_notify", "host::mask"]),
-    ("agent", &["unit", "backoff", "control::client", "sd_notify", "host::mask"]),
+    ("sync", &["unit", "backoff", "control::client", "sd_notify", "host::mask", "web"]),
+    ("agent", &["unit", "backoff", "control::client", "sd_notify", "host::mask", "web"]),
     ("mcp", &["unit", "control::client"]),
     (
         "sandbox",
-        &["unit", "control::document", "control::client", "host::mask", "backoff"],
+        &["unit", "control::document", "control::client", "host::mask", "backoff", "web"],
     ),
 ];
 

@@ -8,6 +8,7 @@ use super::api;
 use super::daemon_handle::{DaemonHandle, UnitOf};
 use super::page;
 use super::token::Token;
+use crate::web::door::{accepted, keep_alive};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -16,7 +17,6 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{setsockopt, sockopt};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tower::ServiceExt;
 
 /// What one door takes upon itself.
@@ -164,18 +164,6 @@ fn who(token: &Token, headers: &HeaderMap) -> Who {
     }
 }
 
-async fn accepted<S, A>(result: io::Result<(S, A)>) -> Option<S> {
-    match result {
-        Ok((stream, _)) => Some(stream),
-        Err(error) => {
-            // Out of descriptors or memory: the connection waits in the backlog until some are free.
-            tracing::warn!("accepting a connection: {error}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
-        }
-    }
-}
-
 async fn serve<S>(stream: S, router: Router, who: Who, limits: Limits, daemon: DaemonHandle)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -213,15 +201,6 @@ where
     if let Err(error) = served {
         tracing::debug!("a connection ended: {error}");
     }
-}
-
-/// A peer that has vanished without a word is found out by the kernel, so that what it followed ends.
-fn keep_alive(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
-    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &60);
-    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &20);
-    let _ = setsockopt(stream, sockopt::TcpKeepCount, &3);
 }
 
 /// Connections by who made them. Only counted, and for no longer than a few instructions.

@@ -2,7 +2,7 @@
 
 use super::document::Time;
 use super::problem::{Code, Problem};
-use axum::extract::{FromRequestParts, Query};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error};
 use std::str::FromStr;
@@ -15,11 +15,8 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let query = Query::try_from_uri(&parts.uri).map_err(|error| {
-            let source = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Problem::new(Code::BadRequest, format!("reading the query: {source}"))
-        })?;
-        Ok(Self(query.0))
+        let query = crate::web::query::read(&parts.uri);
+        query.map(Self).map_err(|why| Problem::new(Code::BadRequest, why))
     }
 }
 

@@ -6,6 +6,8 @@
 use super::answer::masked;
 use super::daemon_handle::DaemonHandle;
 use super::snapshot::Snapshot;
+#[cfg(feature = "http-client")]
+use crate::web;
 use axum::http::{Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -176,7 +178,10 @@ impl Receiver {
             #[cfg(feature = "http-client")]
             Some("https") => Ok(Self::Tls {
                 url: url.to_owned(),
-                client: tls_client().map_err(|_| refuse("TLS cannot be set up"))?,
+                client: web::tls::client()
+                    .pool_max_idle_per_host(1)
+                    .build()
+                    .map_err(|_| refuse("TLS cannot be set up"))?,
             }),
             #[cfg(not(feature = "http-client"))]
             Some("https") => Err(refuse("this build has no TLS")),
@@ -221,27 +226,6 @@ async fn send_plain(uri: &Uri, host: &str, port: u16, body: Bytes) -> Result<Sta
     let answer = sender.send_request(request).await.map_err(|error| connection(&error));
     driver.abort();
     Ok(answer?.status())
-}
-
-#[cfg(feature = "http-client")]
-fn tls_client() -> Result<reqwest::Client, Box<dyn std::error::Error>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(1)
-        .user_agent(concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
-        .build()?;
-    Ok(client)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Looks at a sandbox from outside, as its user would.
 
+use crate::web::tls;
 use std::time::{Duration, Instant};
 
 /// For one answer.
@@ -16,13 +17,7 @@ pub(super) async fn answers(url: &str, limit: Duration) -> Result<(), String> {
             Ok(answer) if answer.status().as_u16() < 500 => return Ok(()),
             Ok(answer) => format!("it answers {}", answer.status()),
             Err(error) if error.is_timeout() => format!("no answer within {ANSWER_WITHIN:?}"),
-            Err(error) => {
-                let mut cause: &dyn std::error::Error = &error;
-                while let Some(deeper) = cause.source() {
-                    cause = deeper;
-                }
-                cause.to_string()
-            }
+            Err(error) => tls::innermost(&error),
         };
         if Instant::now() + PAUSE > end {
             return Err(why);
@@ -31,23 +26,6 @@ pub(super) async fn answers(url: &str, limit: Duration) -> Result<(), String> {
     }
 }
 
-fn client() -> Result<reqwest::Client, Box<dyn std::error::Error>> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(reqwest::redirect::Policy::none())
-        .timeout(ANSWER_WITHIN)
-        .pool_max_idle_per_host(0)
-        .user_agent(concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
-        .build()?;
-    Ok(client)
+fn client() -> reqwest::Result<reqwest::Client> {
+    tls::client().timeout(ANSWER_WITHIN).pool_max_idle_per_host(0).build()
 }

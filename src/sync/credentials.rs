@@ -119,7 +119,7 @@ impl Source {
 
     async fn ask(&self, url: &str, token: Option<&str>) -> Result<String, CredentialsError> {
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(super::store::roots::rustls_config())
+            .tls_backend_preconfigured(crate::web::tls::config())
             .timeout(PATIENCE)
             .build();
         let mut request = client.map_err(|error| self.failed(error.without_url()))?.get(url);

@@ -122,24 +122,7 @@ fn it_creates_resumes_reloads_or_just_answers_and_says_which() {
     let home = Home::new();
     let (port, other) = (free_port(), free_port());
     let url = home.repository("app", &[("index.html", "hello\n")]);
-    let start = |port: u16, more: &[&str]| {
-        let (dev, port) = (served(port), port.to_string());
-        let mut arguments = vec![
-            "start",
-            "--repo",
-            &url,
-            "--install",
-            "",
-            "--dev",
-            &dev,
-            "--port",
-            &port,
-            "--no-claude",
-            "--json",
-        ];
-        arguments.extend(more);
-        home.run(&arguments).expect(0).json()
-    };
+    let start = |port: u16, more: &[&str]| home.start(&url, &served(port), port, more);
     home.run(&["status", "app"]).expect(4);
     let created = start(port, &["--timeout", "1h"]);
     assert_eq!(created["action"], "created");
@@ -239,24 +222,9 @@ fn two_at_once_are_one() {
     let home = Home::new();
     let url = home.repository("app", &[("index.html", "hello\n")]);
     let port = free_port();
-    let (dev, port) = (served(port), port.to_string());
-    let start = [
-        "start",
-        "--repo",
-        &url,
-        "--install",
-        "",
-        "--dev",
-        &dev,
-        "--port",
-        &port,
-        "--no-claude",
-        "--json",
-    ];
+    let start = || home.start(&url, &served(port), port, &[]);
     let actions: Vec<String> = std::thread::scope(|scope| {
-        let all: Vec<_> = (0..3)
-            .map(|_| scope.spawn(|| home.run(&start).expect(0).json()["action"].to_string()))
-            .collect();
+        let all: Vec<_> = (0..3).map(|_| scope.spawn(|| start()["action"].to_string())).collect();
         all.into_iter().map(|one| one.join().unwrap()).collect()
     });
     assert_eq!(actions.iter().filter(|action| action.contains("created")).count(), 1, "{actions:?}");
@@ -311,20 +279,7 @@ fn lines_are_followed() {
     let url = home.repository("app", &[("index.html", "hello\n")]);
     let said = home.path().join("said");
     let dev = format!("touch {0}; tail -F {0} & {1}", said.display(), served(port));
-    let port_text = port.to_string();
-    let start = [
-        "start",
-        "--repo",
-        &url,
-        "--install",
-        "",
-        "--dev",
-        &dev,
-        "--port",
-        &port_text,
-        "--no-claude",
-    ];
-    home.run(&start).expect(0);
+    home.start(&url, &dev, port, &[]);
     let follow = || {
         let mut child = home
             .command(&["logs", "app", "dev", "--follow"])

@@ -95,6 +95,25 @@ impl Home {
         }
     }
 
+    /// Starts a project that has nothing to install, and says as JSON what it came to.
+    pub(crate) fn start(&self, url: &str, dev: &str, port: u16, more: &[&str]) -> Value {
+        let port = port.to_string();
+        let start = [
+            "start",
+            "--repo",
+            url,
+            "--install",
+            "",
+            "--dev",
+            dev,
+            "--port",
+            &port,
+            "--no-claude",
+            "--json",
+        ];
+        self.run(&[&start[..], more].concat()).expect(0).json()
+    }
+
     /// Starts, and kills the command with SIGKILL as soon as it says that this step is done. Answers whether it got that far.
     pub(crate) fn start_and_kill_after(&self, step: &str, arguments: &[&str]) -> bool {
         let mut child = self

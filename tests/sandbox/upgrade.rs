@@ -35,10 +35,8 @@ impl Running {
         assert!(stripped.success());
         let url = home.repository("app", &[("index.html", "hello\n")]);
         let port = free_port();
-        let (dev, port_text) = (served(port), port.to_string());
-        let start = ["start", "--repo", &url, "--install", "", "--dev", &dev, "--port", &port_text];
-        let more = ["--no-claude", "--json", "--binary", binary.to_str().unwrap()];
-        home.run(&[&start[..], &more, provider].concat()).expect(0);
+        let more = ["--binary", binary.to_str().unwrap()];
+        home.start(&url, &served(port), port, &[&more[..], provider].concat());
         Self { home, port, binary }
     }
 

@@ -44,6 +44,7 @@ fn git(directory: &Path, arguments: &[&str]) {
 impl World {
     fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("sk-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("home")).unwrap();
         Self {
             dir,
             serve: None,
@@ -88,7 +89,7 @@ impl World {
         if let (None, Some(home)) = (std::env::var_os("npm_config_cache"), std::env::var_os("HOME")) {
             command.env("npm_config_cache", Path::new(&home).join(".npm"));
         }
-        command.env("HOME", self.dir.path()).env("NO_COLOR", "1");
+        command.env("HOME", self.path("home")).env("NO_COLOR", "1");
         command.env("SANDKEEP_RUNTIME_DIR", self.path("run"));
         command.env("SANDKEEP_STATE_DIR", self.path("state"));
         command

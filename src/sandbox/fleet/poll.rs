@@ -3,6 +3,7 @@
 use super::heard::Heard;
 use super::keeper::Target;
 use crate::control::document::{Healthz, StatusDocument};
+use crate::web::tls;
 use reqwest::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,25 +22,12 @@ impl HttpPolls {
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    pub fn new() -> reqwest::Result<Self> {
         // Nothing is kept open: a thousand sandboxes would hold a thousand descriptors for one question a quarter of a minute.
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
+        let client = tls::client()
             .pool_max_idle_per_host(0)
             .connect_timeout(Duration::from_secs(3))
             .no_proxy()
-            .user_agent(concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Self { client })
     }
@@ -73,7 +61,7 @@ impl HttpPolls {
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>), String> {
-    let failed = |error: reqwest::Error| with_cause(&error.without_url());
+    let failed = |error: reqwest::Error| tls::innermost(&error.without_url());
     let mut answer = request.send().await.map_err(failed)?;
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(failed)? {
@@ -83,15 +71,6 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<(StatusCode, Vec<u8>
         body.extend_from_slice(&chunk);
     }
     Ok((answer.status(), body))
-}
-
-/// The innermost cause says what it was; the outer ones say that a request failed.
-fn with_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, String> {

@@ -1,10 +1,10 @@
 //! The TCP door. Each connection is a task with limits on its headers, its time and its number.
 
+use crate::web::door::{accepted, keep_alive};
 use axum::Router;
 use axum::body::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{setsockopt, sockopt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -24,21 +24,15 @@ pub async fn serve(listener: TcpListener, router: Router) {
         // The semaphore is never closed.
         let Ok(slot) = room.clone().acquire_owned().await else { return };
         while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                keep_alive(&stream);
-                let router = router.clone();
-                connections.spawn(async move {
-                    connection(stream, router).await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                // Out of descriptors or memory: the connection waits in the backlog until some are free.
-                tracing::warn!("accepting a connection: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        let Some(stream) = accepted(listener.accept().await).await else {
+            continue;
+        };
+        keep_alive(&stream);
+        let router = router.clone();
+        connections.spawn(async move {
+            connection(stream, router).await;
+            drop(slot);
+        });
     }
 }
 
@@ -53,13 +47,4 @@ async fn connection(stream: TcpStream, router: Router) {
     if let Err(error) = served {
         tracing::debug!("a connection ended: {error}");
     }
-}
-
-/// A peer that has vanished without a word is found out by the kernel, so that what it followed ends.
-fn keep_alive(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
-    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &60);
-    let _ = setsockopt(stream, sockopt::TcpKeepInterval, &20);
-    let _ = setsockopt(stream, sockopt::TcpKeepCount, &3);
 }

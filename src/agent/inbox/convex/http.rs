@@ -131,9 +131,7 @@ pub struct Api {
 impl Api {
     /// For an account. The token goes into each call's arguments, never into a URL or a log.
     pub fn new(account: Account, counts: Arc<Counts>) -> reqwest::Result<Self> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls())
-            .user_agent(concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
+        let http = crate::web::tls::client()
             .connect_timeout(Duration::from_secs(10))
             .timeout(DEADLINE)
             .build()?;
@@ -231,21 +229,6 @@ pub fn failure(path: &str, message: &str, data: &Value) -> CallError {
             .unwrap_or("no reason given")
             .into(),
     }
-}
-
-/// The system's roots and, where there are none, Mozilla's.
-fn tls() -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }
 
 #[cfg(test)]

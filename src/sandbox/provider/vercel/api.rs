@@ -4,6 +4,7 @@ use super::account::{self, Account};
 use super::refusal::Refusal;
 use super::retry::{self, Effect, Failure, Next};
 use crate::sandbox::fault::{Code, Fault};
+use crate::web::tls;
 use bytes::Bytes;
 use reqwest::{Method, Url};
 use serde::de::DeserializeOwned;
@@ -151,11 +152,8 @@ impl Api {
         if url.cannot_be_a_base() || !matches!(url.scheme(), "http" | "https") {
             return Err(wrong(&"it has to begin with https://"));
         }
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls())
-            .user_agent(concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
+        let http = tls::client()
             .connect_timeout(CONNECT)
-            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Fault::new(Code::Unreachable, format!("preparing to speak with Vercel: {error}")))?;
         Ok(Self {
@@ -260,7 +258,7 @@ fn silence(failure: Failure, why: String) -> Missed {
 
 fn unanswered(error: &reqwest::Error) -> Missed {
     let failure = if error.is_connect() { Failure::Unsent } else { Failure::Unanswered };
-    silence(failure, reason(error))
+    silence(failure, tls::innermost(error))
 }
 
 fn late(call: &Call) -> Missed {
@@ -282,28 +280,4 @@ async fn pause(missed: Missed, effect: Effect, attempt: &mut u32) -> Result<(), 
         }
         Next::GiveUp => Err(missed.trouble),
     }
-}
-
-/// The innermost reason of an error, without the URL.
-pub(super) fn reason(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
-}
-
-/// The system's roots and, where there are none, Mozilla's.
-fn tls() -> rustls::ClientConfig {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring speaks TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
 }

@@ -1,11 +1,12 @@
 //! Commands: started detached and once, heard to their end however often the stream is cut.
 
-use super::api::{Api, Call, Trouble, reason};
+use super::api::{Api, Call, Trouble};
 use super::lines::{Heard, Line, Lines};
 use super::wire::{Anything, Command as Known, Commands, OfCommand};
 use super::{archive, boxes};
 use crate::sandbox::fault::{Code, Fault};
 use crate::sandbox::provider::{Body, Command, Exit, Output, Repeat, Sandbox, Upload};
+use crate::web::tls::innermost;
 use serde_json::json;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -299,7 +300,7 @@ async fn listen(api: &Api, path: &[&str], heard: &mut Heard, output: Output<'_>)
         let chunk = match tokio::time::timeout(QUIET, response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => return Ok(End::Closed),
-            Ok(Err(error)) => return Ok(End::Cut(reason(&error))),
+            Ok(Err(error)) => return Ok(End::Cut(innermost(&error))),
             Err(_) => return Ok(End::Cut("it was quiet for long".to_owned())),
         };
         for line in lines.take(&chunk) {

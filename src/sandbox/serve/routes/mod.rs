@@ -6,7 +6,7 @@ pub(super) mod sandboxes;
 
 use super::problem::{Problem, ProblemCode};
 use axum::body::Body;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -66,11 +66,8 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let query = Query::try_from_uri(&parts.uri).map_err(|error| {
-            let source = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
-            Problem::new(ProblemCode::BadRequest, format!("reading the query: {source}"))
-        })?;
-        Ok(Self(query.0))
+        let query = crate::web::query::read(&parts.uri);
+        query.map(Self).map_err(|why| Problem::new(ProblemCode::BadRequest, why))
     }
 }
 
