@@ -132,27 +132,10 @@ fn arguments_that_make_no_sense() {
 fn what_was_there_before_is_left_as_it_is() {
     let home = Home::new();
     let port = free_port();
-    let (dev, port) = (served(port), port.to_string());
+    let dev = served(port);
     let url = home.repository("app", &[("index.html", "x")]);
     let other = home.repository("other", &[("index.html", "y")]);
-    let start = |url: &str, dev: &str, more: &[&str]| {
-        let head = [
-            "start",
-            "--name",
-            "app",
-            "--repo",
-            url,
-            "--install",
-            "",
-            "--dev",
-            dev,
-            "--port",
-            &port,
-            "--no-claude",
-            "--json",
-        ];
-        home.run(&[&head, more].concat())
-    };
+    let start = |url: &str, dev: &str, more: &[&str]| home.try_start(url, dev, port, &[&["--name", "app"][..], more].concat());
     let first = start(&url, &dev, &[]).expect(0).json();
     let fault = start(&other, &dev, &[]).expect(1).json();
     assert_eq!(fault["error"]["code"], "directory-taken");

@@ -97,6 +97,10 @@ impl Home {
 
     /// Starts a project that has nothing to install, and says as JSON what it came to.
     pub(crate) fn start(&self, url: &str, dev: &str, port: u16, more: &[&str]) -> Value {
+        self.try_start(url, dev, port, more).expect(0).json()
+    }
+
+    pub(crate) fn try_start(&self, url: &str, dev: &str, port: u16, more: &[&str]) -> Answer {
         let port = port.to_string();
         let start = [
             "start",
@@ -111,7 +115,7 @@ impl Home {
             "--no-claude",
             "--json",
         ];
-        self.run(&[&start[..], more].concat()).expect(0).json()
+        self.run(&[&start[..], more].concat())
     }
 
     /// Starts, and kills the command with SIGKILL as soon as it says that this step is done. Answers whether it got that far.
