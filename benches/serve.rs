@@ -111,16 +111,26 @@ async fn keep(sandboxes: usize, time: Duration) {
     while fleet.view().await.unwrap().presence["ready"] < living {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    println!("{sandboxes} sandboxes, {living} living: all heard within {:.2?}", began.elapsed());
+    println!(
+        "serve  {sandboxes} sandboxes, {living} living: all heard within {:.2?}",
+        began.elapsed()
+    );
     let (first, cpu, began) = (answered(&fleet).await, cpu(), Instant::now());
     tokio::time::sleep(time).await;
     let (polls, took, spent) = (answered(&fleet).await - first, began.elapsed().as_secs_f64(), self::cpu() - cpu);
+    let (rate, needed) = (polls / took, sandboxes as f64 / Policy::default().period.as_secs_f64());
+    let met = if rate > needed { "met" } else { "MISSED" };
     println!(
-        "health polls: {:.0}/s, {:.0} µs of CPU each",
-        polls / took,
-        spent * 1e6 / polls.max(1.0)
+        "       health polls {rate:.0}/s, {:.0} µs of CPU each (aim: every sandbox every {:?}, {needed:.0}/s: {met}; {:.1} % of a core at that rate)",
+        spent * 1e6 / polls.max(1.0),
+        Policy::default().period,
+        spent / polls.max(1.0) * needed * 100.0
     );
-    println!("RSS: {before:.1} MB before, {:.1} MB with {sandboxes} sandboxes", rss());
+    let after = rss();
+    println!(
+        "       memory {after:.1} MiB RSS with {sandboxes} sandboxes and their last documents, {before:.1} MiB before: {:.1} KiB each (no aim is set)",
+        (after - before) * 1024.0 / sandboxes.max(1) as f64
+    );
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -80,7 +80,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
     if args.openapi {
-        super::out::print_json(&serve::openapi::document())?;
+        super::out::print(serve::openapi::document())?;
         return Ok(ExitCode::SUCCESS);
     }
     let directory = state_directory()?.join("serve");

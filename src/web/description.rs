@@ -5,8 +5,7 @@ use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 /// The scheme `token`: a bearer token.
-#[derive(Debug)]
-pub struct BearerToken;
+pub(crate) struct BearerToken;
 
 impl Modify for BearerToken {
     fn modify(&self, openapi: &mut OpenApi) {
@@ -16,7 +15,6 @@ impl Modify for BearerToken {
 }
 
 /// Every route that is served is described and nothing else is, and every reference leads somewhere.
-#[cfg(test)]
 pub(crate) fn describes(document: &OpenApi, mut served: Vec<&str>) {
     let document = serde_json::to_value(document).unwrap();
     assert_eq!(document["openapi"], "3.1.0");
@@ -38,4 +36,21 @@ pub(crate) fn describes(document: &OpenApi, mut served: Vec<&str>) {
             _ => {}
         }
     }
+}
+
+/// The document in the file is the one that the types make; with SANDKEEP_UPDATE it is written there.
+pub(crate) fn is_what_is_written(document: &OpenApi, written: &str, file: &str) {
+    let mut made = serde_json::to_string(document).unwrap();
+    made.push('\n');
+    if std::env::var_os("SANDKEEP_UPDATE").is_some() {
+        std::fs::write(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file), made).unwrap();
+        return;
+    }
+    let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+    assert_eq!(
+        parsed(written),
+        parsed(&made),
+        "{file} is old: run this test with SANDKEEP_UPDATE=1"
+    );
+    assert_eq!(written, made);
 }

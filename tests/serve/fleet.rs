@@ -22,8 +22,6 @@ const DEAD: usize = 10;
 #[derive(Clone, Default)]
 struct Boxes {
     asked: Arc<Mutex<BTreeMap<String, usize>>>,
-    at_once: Arc<AtomicUsize>,
-    most_at_once: Arc<AtomicUsize>,
 }
 
 struct Asking(Arc<AtomicUsize>);
@@ -35,9 +33,6 @@ impl Drop for Asking {
 }
 
 async fn status(State(boxes): State<Boxes>, Path(sandbox): Path<String>) -> Response {
-    let now = boxes.at_once.fetch_add(1, Ordering::SeqCst) + 1;
-    boxes.most_at_once.fetch_max(now, Ordering::SeqCst);
-    let _asking = Asking(boxes.at_once.clone());
     *boxes.asked.lock().unwrap().entry(sandbox.clone()).or_default() += 1;
     if is_dead(&sandbox) {
         std::future::pending::<()>().await;
@@ -56,12 +51,23 @@ fn is_dead(sandbox: &str) -> bool {
 }
 
 #[derive(Clone)]
-struct Polls(HttpPolls);
+struct Polls {
+    http: HttpPolls,
+    at_once: Arc<AtomicUsize>,
+    most_at_once: Arc<AtomicUsize>,
+}
 
 impl Prober for Polls {
     fn probe(&self, _: Arc<str>, target: Target) -> BoxFuture<'static, Result<Heard, String>> {
-        let polls = self.0.clone();
-        Box::pin(async move { polls.ask_target(&target).await })
+        let polls = self.clone();
+        let now = polls.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        polls.most_at_once.fetch_max(now, Ordering::SeqCst);
+        // From the moment on at which it is asked for, until it is answered or given up.
+        let asking = Asking(polls.at_once.clone());
+        Box::pin(async move {
+            let _asking = asking;
+            polls.http.ask_target(&target).await
+        })
     }
 }
 
@@ -93,7 +99,12 @@ async fn a_thousand_sandboxes_are_looked_after_and_the_dead_hold_up_nobody() {
     };
     let changes = Arc::new(AtomicUsize::new(0));
     let counted = changes.clone();
-    let prober = Arc::new(Polls(HttpPolls::new().unwrap()));
+    let most_at_once = Arc::new(AtomicUsize::new(0));
+    let prober = Arc::new(Polls {
+        http: HttpPolls::new().unwrap(),
+        at_once: Arc::default(),
+        most_at_once: most_at_once.clone(),
+    });
     let fleet = FleetHandle::start(Fleet::new(policy.clone(), 1), prober, move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
     });
@@ -120,7 +131,7 @@ async fn a_thousand_sandboxes_are_looked_after_and_the_dead_hold_up_nobody() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // Never more at once than there is room for, and the dead were asked less and less often.
-    let most = boxes.most_at_once.load(Ordering::SeqCst);
+    let most = most_at_once.load(Ordering::SeqCst);
     assert!(most <= policy.steady_at_once + policy.doubtful_at_once, "{most} at once");
     let asked = boxes.asked.lock().unwrap().clone();
     let times = |dead: bool| {

@@ -40,8 +40,7 @@ fn project() -> tempfile::TempDir {
         fs::copy(folder().join(name), dir.path().join(name)).unwrap();
     }
     std::os::unix::fs::symlink(folder().join("node_modules"), dir.path().join("node_modules")).unwrap();
-    let document = serde_json::to_string(&sandkeep::sandbox::serve::openapi::document()).unwrap();
-    fs::write(dir.path().join("openapi.json"), document).unwrap();
+    fs::write(dir.path().join("openapi.json"), sandkeep::sandbox::serve::openapi::document()).unwrap();
     let types = ["node_modules/openapi-typescript/bin/cli.js", "openapi.json", "-o", "sandkeep.d.ts"];
     passes(&node(dir.path(), &types));
     dir

@@ -64,6 +64,6 @@ pub(in crate::control) async fn metrics(State(daemon): State<DaemonHandle>) -> R
 /// This description.
 #[utoipa::path(get, path = "/openapi.json", tag = "status",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value, content_type = "application/json")))]
-pub(in crate::control) async fn openapi() -> Answer {
-    Answer::ok(&description::document())
+pub(in crate::control) async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], description::document()).into_response()
 }

@@ -46,5 +46,5 @@ pub(in crate::sandbox::serve) async fn metrics(State(app): State<App>) -> Result
 #[utoipa::path(get, path = "/openapi.json", tag = "server",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value, content_type = "application/json")))]
 pub(in crate::sandbox::serve) async fn openapi() -> Response {
-    answer(StatusCode::OK, &description::document())
+    ([(header::CONTENT_TYPE, "application/json")], description::document()).into_response()
 }
