@@ -81,9 +81,20 @@ pub(crate) fn median(what: &str, mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1000.0
 }
 
-/// What a process holds, in MB.
+/// What a process holds, in MB, the pages of its program that are shared with other processes included.
 pub(crate) fn rss(pid: u32) -> f64 {
+    held(pid, "VmRSS")
+}
+
+/// A line of a process's memory, in MB.
+pub(crate) fn held(pid: u32, what: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap_or(0.0) / 1024.0
+    let value = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+    value
+        .unwrap_or_default()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse::<f64>()
+        .unwrap_or(0.0)
+        / 1024.0
 }

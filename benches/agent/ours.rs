@@ -1,7 +1,7 @@
 //! The worker alone: a script stands in for claude and answers at once.
 
 use crate::support::{Sandbox, until};
-use crate::{Amount, Row, median, rss};
+use crate::{Amount, Row, held, median, rss};
 use serde_json::json;
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
@@ -33,6 +33,12 @@ pub(crate) fn measure(amount: &Amount) -> Vec<Row> {
     sandbox.settings = json!({"command": script});
     sandbox.up();
     let idle = rss(sandbox.pid());
+    let of = |what| held(sandbox.pid(), what);
+    println!(
+        "RSS idle: {idle:.2} MB, of which {:.2} MB are its own and {:.2} MB the program's",
+        of("RssAnon"),
+        of("RssFile")
+    );
     sandbox.ask("warm up");
     let times = (0..amount.prompts * 2).map(|_| first_event(&sandbox)).collect();
     let first = median("prompt → first event of a script", times);

@@ -44,7 +44,11 @@ export const claim = mutation({
   handler: async (ctx, { sandboxId, token, id, workerId, leaseMs = LEASE_MS }) => {
     await agentOf(ctx, sandboxId, token);
     const prompt = await promptOf(ctx, sandboxId, id);
-    const granted = async (attempt: number) => ({ ok: true, attempt, text: prompt.text, nextSeq: await nextSeq(ctx, id) });
+    const granted = async (attempt: number) => {
+      // Nobody waits for answers to what was asked before: what is still to be known is asked again.
+      await closeQuestions(ctx, id);
+      return { ok: true, attempt, text: prompt.text, nextSeq: await nextSeq(ctx, id) };
+    };
     if (prompt.status === "claimed" && prompt.workerId === workerId) return await granted(prompt.attempt);
     if (prompt.status !== "pending") return { ok: false, status: prompt.status };
     const running = await ctx.db

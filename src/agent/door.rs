@@ -1,6 +1,6 @@
 //! The worker's own door: HTTP over `<runtime>/<instance>/agent.sock`. The supervisor's doors pass `/v1/agent/…` on to it.
 
-use super::outbox::{Progress, Reader};
+use super::outbox::{self, Progress, Reader};
 use super::prompt::PromptId;
 use super::settings::Options;
 use super::tree;
@@ -288,20 +288,20 @@ fn follow(path: PathBuf, progress: watch::Receiver<Progress>, after: u64) -> imp
             }
             follower.progress.mark_unchanged();
             let ended = follower.progress.borrow().ended;
-            if follower.fill() {
+            if follower.fill().await {
                 continue;
             }
             // A closed channel with no end: the claim was lost, or the agent ends; the client asks again.
             if ended || follower.progress.changed().await.is_err() {
-                follower.over = !follower.fill();
+                follower.over |= !follower.fill().await;
             }
         }
     })
 }
 
 impl Follower {
-    /// Reads on. False = there is nothing more for now.
-    fn fill(&mut self) -> bool {
+    /// Reads on; what is read is on the disk before it is shown. False = there is nothing more for now.
+    async fn fill(&mut self) -> bool {
         if self.reader.is_none() {
             self.reader = Reader::open(&self.path).ok();
         }
@@ -309,15 +309,18 @@ impl Follower {
             return false;
         };
         let some = !events.is_empty();
-        for event in events {
-            if event.seq <= self.after {
-                continue;
-            }
-            self.after = event.seq;
-            let data = serde_json::to_string(&event).unwrap_or_default();
-            self.ready
-                .push_back(SseEvent::default().id(event.seq.to_string()).event(event.kind).data(data));
+        let ready = events.into_iter().filter(|event| event.seq > self.after).collect::<Vec<_>>();
+        let Some(last) = ready.last() else { return some };
+        self.after = last.seq;
+        if let Err(error) = outbox::on_disk(self.path.clone()).await {
+            tracing::error!("writing {} to the disk: {error}", self.path.display());
+            self.over = true;
+            return false;
         }
+        self.ready.extend(ready.into_iter().map(|event| {
+            let data = serde_json::to_string(&event).unwrap_or_default();
+            SseEvent::default().id(event.seq.to_string()).event(event.kind).data(data)
+        }));
         some
     }
 }

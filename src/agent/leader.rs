@@ -1,5 +1,5 @@
-//! What stands between the agent and claude for a moment: makes it the leader of a session of its own, and lets it get SIGTERM when
-//! the agent dies. Runs as `sandkeep agent lead`, since what is to happen between fork and exec cannot be done safely from here.
+//! What stands between the agent and claude for a moment: makes it the leader of a session of its own, and lets it die with the agent.
+//! Runs as `sandkeep agent lead`, since what is to happen between fork and exec cannot be done safely from here.
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal, setsid};
 use std::ffi::OsString;
@@ -18,8 +18,9 @@ pub fn become_command(parent: u32, command: &[OsString]) -> io::Error {
     if let Err(error) = setsid() {
         return error.into();
     }
-    // claude ends its tools at SIGTERM, and is resumed from its transcript.
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
+    // Not SIGTERM: until that has ended it, it would take its closed input for a refusal of whatever waits for a person, and tell the
+    // model. What its tools leave is ended by the supervisor, and by the mark when an agent starts again.
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::KILL)) {
         return error.into();
     }
     let living = getppid().is_some_and(|pid| u32::try_from(pid.as_raw_nonzero().get()).is_ok_and(|pid| pid == parent));

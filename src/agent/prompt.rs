@@ -55,6 +55,22 @@ pub struct Prompt {
     pub options: Options,
 }
 
+/// Why a text is no prompt: a code for programs, and words for people.
+pub fn text_flaw(text: &str, longest: usize) -> Option<(&'static str, String)> {
+    if text.trim().is_empty() {
+        return Some(("empty_prompt", "the prompt is empty".into()));
+    }
+    let bytes = text.len();
+    let long = || format!("the prompt has {bytes} bytes, at most {longest} are taken ([agent] max_prompt_bytes)");
+    (bytes > longest).then(|| ("long_prompt", long()))
+}
+
+/// Why a text is no session's name.
+pub fn session_flaw(name: &str) -> Option<String> {
+    let bad = name.is_empty() || name.len() > 200 || name.chars().any(char::is_control);
+    bad.then(|| "a session's name is 1 to 200 bytes without control characters".into())
+}
+
 /// How a prompt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -181,6 +197,11 @@ pub enum Happening {
 }
 
 impl Happening {
+    /// That a question needs no answer any more, and why.
+    pub fn withdrawn(question: &str, because: &str) -> Self {
+        Self::Answer(json!({"question": question, "withdrawn": true, "because": because}))
+    }
+
     /// The event's type.
     pub fn kind(&self) -> &'static str {
         match self {

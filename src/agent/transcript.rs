@@ -10,6 +10,7 @@ use crate::host::mask::Masker;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -37,22 +38,14 @@ pub enum Begun {
     Message,
 }
 
-impl Begun {
-    fn of(contents: &mend::Contents, message: &str) -> Self {
-        if contents.ids.contains(message) {
-            Self::Message
-        } else {
-            Self::Session
-        }
-    }
-}
-
 /// All conversations of this box.
 pub struct Transcripts {
     directory: PathBuf,
     config_dir: PathBuf,
     root: PathBuf,
     masker: Masker,
+    /// Mirrors that have been written to.
+    written: BTreeSet<PathBuf>,
 }
 
 impl std::fmt::Debug for Transcripts {
@@ -72,6 +65,7 @@ impl Transcripts {
             config_dir,
             root,
             masker,
+            written: BTreeSet::new(),
         })
     }
 
@@ -97,28 +91,46 @@ impl Transcripts {
         self.directory.join(format!("{}.json", name_hash(session)))
     }
 
-    /// Makes claude's file of the session fit to go on from: whole lines, completed from the mirror, or put back from it.
+    /// Makes claude's file of the session fit to go on from: whole lines, completed from the mirror or put back from it.
     pub fn prepare(&self, claude_session: &str, message: &str) -> io::Result<Begun> {
-        let mirror = self.directory.join(format!("{claude_session}.jsonl"));
-        if let Some(file) = self.find(claude_session) {
-            let mut contents = mend::whole_lines(&file)?;
-            if contents.conversation {
-                mend::complete(&file, &mut contents, &mirror)?;
-                return Ok(Begun::of(&contents, message));
+        let own = self
+            .find(claude_session)
+            .map(|file| Ok::<_, io::Error>((mend::whole_lines(&file)?, file)));
+        let (mut contents, file) = match own.transpose()? {
+            Some((contents, file)) if contents.conversation => (contents, file),
+            empty => {
+                empty.map_or(Ok(()), |(_, file)| std::fs::remove_file(file))?;
+                let Some(back) = self.put_back(claude_session)? else {
+                    return Ok(Begun::Nothing);
+                };
+                back
             }
-            std::fs::remove_file(&file)?;
-        }
+        };
+        mend::complete(&file, &mut contents, &self.mirror_of(claude_session))?;
+        mend::go_on_at_the_end(&file, &contents, claude_session)?;
+        Ok(match contents.ids.contains(message) {
+            true => Begun::Message,
+            false => Begun::Session,
+        })
+    }
+
+    fn put_back(&self, claude_session: &str) -> io::Result<Option<(mend::Contents, PathBuf)>> {
+        let mirror = self.mirror_of(claude_session);
         if !mirror.exists() {
-            return Ok(Begun::Nothing);
+            return Ok(None);
         }
         let contents = mend::whole_lines(&mirror)?;
-        if !contents.conversation {
-            return Ok(Begun::Nothing);
-        }
         let folder = self.config_dir.join("projects").join(munged(&self.root));
-        std::fs::create_dir_all(&folder)?;
-        std::fs::copy(&mirror, folder.join(format!("{claude_session}.jsonl")))?;
-        Ok(Begun::of(&contents, message))
+        let file = folder.join(format!("{claude_session}.jsonl"));
+        if contents.conversation {
+            std::fs::create_dir_all(&folder)?;
+            std::fs::copy(&mirror, &file)?;
+        }
+        Ok(contents.conversation.then_some((contents, file)))
+    }
+
+    fn mirror_of(&self, claude_session: &str) -> PathBuf {
+        self.directory.join(format!("{claude_session}.jsonl"))
     }
 
     fn find(&self, claude_session: &str) -> Option<PathBuf> {
@@ -130,13 +142,13 @@ impl Transcripts {
     }
 
     /// Appends lines to the mirror of the file that claude keeps them in.
-    pub fn mirror(&self, file: &str, mut entries: Vec<Value>) -> io::Result<()> {
+    pub fn mirror(&mut self, file: &str, mut entries: Vec<Value>) -> io::Result<()> {
         let Some(relative) = mirrored_path(file) else { return Ok(()) };
         let path = self.directory.join(relative);
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path)?;
         let mut lines = Vec::new();
         if !ends_a_line(&mut file)? {
             lines.push(b'\n');
@@ -146,22 +158,32 @@ impl Transcripts {
             serde_json::to_writer(&mut lines, entry)?;
             lines.push(b'\n');
         }
+        self.written.insert(path);
         file.write_all(&lines)
     }
 
-    /// The last text of the model after the message with this id.
+    /// Brings what has been mirrored to the disk.
+    pub fn rest(&mut self) -> io::Result<()> {
+        let written = std::mem::take(&mut self.written);
+        written.iter().try_for_each(|path| File::open(path)?.sync_data())
+    }
+
+    /// The last text of the model in the turn of the message with this id: of what follows from it, not merely after it.
     pub fn answer_to(&self, claude_session: &str, message: &str) -> Option<String> {
         let file = File::open(self.find(claude_session)?).ok()?;
-        let mut asked = false;
+        let mut turn = BTreeSet::new();
         let mut answer = None;
         for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
             let Ok(entry) = serde_json::from_slice::<Value>(&line) else {
                 continue;
             };
-            if entry["uuid"] == message {
-                asked = true;
+            let Some(id) = entry["uuid"].as_str() else { continue };
+            let parents = ["parentUuid", "logicalParentUuid"].map(|key| entry[key].as_str());
+            if id != message && !parents.into_iter().flatten().any(|parent| turn.contains(parent)) {
+                continue;
             }
-            if asked && entry["type"] == "assistant" && entry["isSidechain"] != true {
+            turn.insert(id.to_owned());
+            if entry["type"] == "assistant" && entry["isSidechain"] != true {
                 let blocks = entry["message"]["content"].as_array().map(Vec::as_slice).unwrap_or_default();
                 let text = blocks
                     .iter()
@@ -211,13 +233,14 @@ pub fn name_hash(session: &str) -> String {
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes a file so that it is there as a whole or not at all.
+/// Writes a file so that it is there as a whole or not at all, and on the disk when this returns.
 pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(text)?;
     file.sync_data()?;
-    std::fs::rename(&temporary, path)
+    std::fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 #[cfg(test)]
@@ -238,11 +261,13 @@ mod tests {
             )
             .unwrap()
         };
-        let transcripts = open(home.path());
+        let mut transcripts = open(home.path());
         assert_eq!(transcripts.prepare("abc", "m1").unwrap(), Begun::Nothing);
         let entries = vec![
             json!({"uuid": "m1", "type": "user", "message": {"content": "s3cret-s3cret?"}}),
-            json!({"uuid": "a1", "type": "assistant", "message": {"content": [{"type": "text", "text": "yes"}]}}),
+            json!({"uuid": "b1", "parentUuid": "m0", "type": "assistant", "message": {"content": [{"type": "text", "text": "no"}]}}),
+            json!({"uuid": "a1", "parentUuid": "m1", "type": "assistant", "message": {"content": [{"type": "text", "text": "yes"}]}}),
+            json!({"uuid": "b2", "parentUuid": "b1", "type": "assistant", "message": {"content": [{"type": "text", "text": "no"}]}}),
         ];
         transcripts.mirror("/root/.claude/projects/-srv-my-app/abc.jsonl", entries).unwrap();
         assert_eq!(transcripts.prepare("abc", "m1").unwrap(), Begun::Message);
@@ -251,6 +276,17 @@ mod tests {
         assert!(text.contains("***") && !text.contains("s3cret-s3cret"));
         assert_eq!(transcripts.answer_to("abc", "m1").as_deref(), Some("yes"));
         assert_eq!(transcripts.answer_to("abc", "m2"), None);
+        let mirror = state.path().join("abc.jsonl");
+        let whole = std::fs::read_to_string(&mirror).unwrap();
+        std::fs::write(&mirror, format!("{whole}{{\"uuid\":\"torn")).unwrap();
+        transcripts
+            .mirror("/root/.claude/projects/-srv-my-app/abc.jsonl", vec![json!({"uuid": "a2"})])
+            .unwrap();
+        transcripts.rest().unwrap();
+        assert!(
+            std::fs::read_to_string(&mirror).unwrap().ends_with("torn\n{\"uuid\":\"a2\"}\n"),
+            "half a line spoils no other"
+        );
         let record = transcripts.record("main/../x");
         transcripts.keep(&record).unwrap();
         assert_eq!(open(home.path()).record("main/../x"), record);

@@ -10,7 +10,7 @@ use super::inbox::local::Local;
 use super::inbox::{Inbox, Notice};
 use super::outbox::{Outbox, OutboxError};
 use super::probe::Features;
-use super::prompt::{Origin, Outcome, Prompt, PromptId, Verdict};
+use super::prompt::{Happening, Origin, Outcome, Prompt, PromptId, Verdict};
 use super::session::{Event, Offer, Rules, Session};
 use super::settings::Settings;
 use super::transcript::{Record, Transcripts};
@@ -180,6 +180,11 @@ pub async fn run(parts: Parts) -> Result<(), WorkerError> {
             let Ok(event) = from_inside.try_recv() else { break };
             worker.events.push_back(event);
         }
+    }
+    // Sync takes both; it is stopped after the agent.
+    worker.parts.outbox.rest()?;
+    if let Err(error) = worker.parts.transcripts.rest() {
+        tracing::warn!("writing the transcripts to the disk: {error}");
     }
     worker.report(Instant::now(), true);
     Ok(())
@@ -391,6 +396,7 @@ impl Worker {
             tool_timeout: settings.tool_timeout,
             idle_timeout: settings.idle_timeout,
             keep_background: settings.background,
+            prompt_bytes_max: settings.max_prompt_bytes,
             ..Rules::default()
         }
     }
@@ -408,11 +414,24 @@ impl Worker {
         ) {
             inbox.begun(&id, events, progress);
         }
+        self.withdraw_questions(&id, attempt);
         if let Some((prompt, mut outcome)) = self.ending.remove(&id) {
             outcome.attempt = attempt;
             return self.end_prompt(prompt, outcome);
         }
         self.tell_owner(&id.clone(), Event::Claimed { id, attempt, text });
+    }
+
+    /// The claude that asked them is gone, with the agent that ended without a word; what it still wants to know is asked again.
+    fn withdraw_questions(&mut self, id: &PromptId, attempt: u32) {
+        let local = self.parts.local_has(id);
+        for question in self.parts.outbox.open_questions(id) {
+            if let Some(inbox) = self.parts.convex.as_mut().filter(|_| !local) {
+                inbox.settle(id, attempt, &question);
+            }
+            let withdrawn = Happening::withdrawn(&question, "the agent was started again");
+            self.parts.outbox.record(Instant::now(), id, withdrawn);
+        }
     }
 
     /// Ends a prompt that claude has no part in. The app's has to be claimed first: only who holds a claim may end it.

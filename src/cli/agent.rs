@@ -276,6 +276,9 @@ impl Shown {
                 data["tool"].as_str().unwrap_or_default(),
                 data["input"]
             )),
+            "answer" if data["withdrawn"] == true => {
+                self.line(&format!("? withdrawn: {}", data["because"].as_str().unwrap_or_default()));
+            }
             "state" if data["state"] != "running" => self.line(&format!("… {}", data["state"].as_str().unwrap_or_default())),
             "end" => self.show_end(data),
             _ => {}

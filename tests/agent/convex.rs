@@ -214,6 +214,69 @@ fn a_person_cancels_and_answers_in_the_app() {
 }
 
 #[test]
+fn a_question_is_asked_again_after_the_agent_was_killed() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({"permission_mode": "default"}));
+    sandbox.up();
+    let id = convex.send("[[bash touch allowed.txt]][[say Thanks.]]");
+    let open = || {
+        let questions = convex.prompt(&id)["questions"].as_array().cloned().unwrap_or_default();
+        assert!(questions.len() < 2, "{questions:?}");
+        questions.first().map(|question| question["question"].clone())
+    };
+    until("the question arrives", || open().is_some());
+    let first = open();
+    sandbox.kill();
+    sandbox.up();
+    until("it is asked again", || {
+        open().is_some_and(|question| Some(&question) != first.as_ref())
+    });
+    convex.mutation(
+        "ui:answer",
+        json!({"id": id, "question": open(), "answer": "{\"behavior\":\"allow\"}"}),
+    );
+    assert_eq!(convex.end_of(&id, &sandbox)["text"], "Thanks.");
+    let events = convex.events(&id);
+    assert!(
+        events
+            .iter()
+            .any(|event| Some(&event["data"]["question"]) == first.as_ref() && event["data"]["withdrawn"] == true)
+    );
+}
+
+#[test]
+fn odd_prompts() {
+    skip!("needs-claude");
+    let convex = Convex::double();
+    let mut sandbox = convex.sandbox(json!({"max_prompt_bytes": 600_000}));
+    sandbox.up();
+    let send = |text: &str, session: &str| {
+        let args = json!({"sandboxId": "sb1", "text": text, "session": session, "clientKey": fastrand::u64(..).to_string()});
+        convex.mutation("ui:send", args).as_str().unwrap().to_owned()
+    };
+    for (text, session, named) in [
+        ("x".repeat(600_001), "main", "max_prompt_bytes"),
+        ("x".into(), "a\nb", "session"),
+        ("x".into(), "", "session"),
+    ] {
+        let end = convex.end_of(&send(&text, session), &sandbox);
+        assert_eq!(
+            (end["status"].as_str(), end["reason"].as_str()),
+            (Some("failed"), Some("refused")),
+            "{end}"
+        );
+        assert!(end["error"].as_str().unwrap().contains(named), "{end}");
+    }
+    assert!(sandbox.api.seen().requests.is_empty(), "claude had no part in it");
+    let long = format!("{}\u{1}\u{7f}\u{2028} [[say Long.]]", "é".repeat(250_000));
+    assert_eq!(
+        convex.end_of(&send(&long, "a session that nobody knows"), &sandbox)["text"],
+        "Long."
+    );
+}
+
+#[test]
 fn a_lost_claim_stops_claude_and_says_nothing() {
     skip!("needs-claude");
     let convex = Convex::double();

@@ -114,6 +114,36 @@ fn what_claude_lost_of_its_transcript_comes_from_the_mirror() {
     assert_eq!(sandbox.runs(), 1);
 }
 
+/// claude notes now and then where in its transcript a resume is to go on. An older note, of a turn that was cut and asked again, is not
+/// followed: what came after it would be forgotten, and the old prompt be answered in the new one's place.
+#[test]
+fn what_was_turned_away_from_is_not_gone_on_with() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let cut = sandbox.send(HANGS_ONCE);
+    sandbox.file_has("ran.txt", "x");
+    sandbox.until_written("tool_use");
+    signal(sandbox.claude_pid(), "KILL");
+    sandbox.done(&cut, "Done.");
+    // As if the cut claude had had the time to make its note, and nobody since.
+    let file = crate::support::raw::transcripts_below(&sandbox.path("home/.claude/projects")).remove(0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let entries: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_cut = entries.iter().find(|entry| entry["type"] == "assistant").unwrap();
+    let note = json!({"type": "last-prompt", "leafUuid": of_cut["uuid"], "sessionId": of_cut["sessionId"]});
+    let next = sandbox.send("[[bash echo y >> more.txt; test $(wc -l < more.txt) -gt 1 || { sleep 1000 & wait; }]][[say Next.]]");
+    sandbox.file_has("more.txt", "y");
+    sandbox.until_written("more.txt");
+    signal(sandbox.claude_pid(), "STOP");
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let others = whole.lines().filter(|line| !line.contains("\"last-prompt\""));
+    let lines: String = others.map(|line| format!("{line}\n")).collect();
+    std::fs::write(&file, format!("{lines}{note}\n")).unwrap();
+    signal(sandbox.claude_pid(), "KILL");
+    sandbox.done(&next, "Next.");
+    assert_eq!(sandbox.runs(), 2, "the prompt before did not run again");
+}
+
 /// Killed before it had written a message of its first prompt, but not before it had made the file.
 #[test]
 fn a_transcript_without_a_message_is_begun_anew() {

@@ -283,3 +283,41 @@ fn a_conversation_goes_on_in_the_next_box() {
     );
     third.sandbox.down();
 }
+
+/// The agent stops before sync does, and what it has by then goes with the last flush.
+#[test]
+fn a_turn_that_ends_with_its_box_goes_on_in_the_next() {
+    skip!("needs-claude");
+    let first = Supervised::new(WORKERS, None);
+    first.up(&[]);
+    first.ask(&["--session", "trip", "[[say The word is mango.]]"]);
+    let on = first.sandbox.path().join("on");
+    let waits = format!("[[bash touch waits.txt; while [ ! -e {} ]; do sleep 0.1; done]]", on.display());
+    let text = format!("[[bash echo x > ran.txt]]{waits}[[say Moved.]]");
+    let arguments = ["--id", "moved", "--session", "trip", &text];
+    first
+        .sandbox
+        .answer(first.command(&[&["agent", "ask", "--detach"], &arguments[..]].concat()))
+        .expect(0);
+    let waiting = first.sandbox.project().join("waits.txt");
+    first.sandbox.eventually("the second tool waits", || waiting.exists());
+    first.sandbox.down();
+    std::fs::write(&on, "").unwrap();
+    let second = Supervised::new(WORKERS, Some(&first.store));
+    second.up(&[]);
+    let events = second.ask(&arguments);
+    let end = end_of(&events);
+    assert_eq!(
+        (end["status"].as_str(), end["text"].as_str()),
+        (Some("done"), Some("Moved.")),
+        "{end}"
+    );
+    let asked = second.api.seen().requests[0].to_string();
+    assert!(
+        asked.contains("The word is mango.") && asked.contains("echo x > ran.txt"),
+        "the turn goes on where it was"
+    );
+    let uses = events.iter().filter(|event| event.to_string().contains("echo x > ran.txt")).count();
+    assert_eq!(uses, 0, "what had its result did not run again");
+    second.sandbox.down();
+}

@@ -157,6 +157,18 @@ fn ask_on_the_command_line() {
     assert_eq!(last["data"]["reason"], "max_turns");
     let output = sandbox.command(&["agent", "cancel", "nope"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+    for empty in ["", " \n", "-"] {
+        let output = sandbox
+            .command(&["agent", "ask", empty])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("the prompt is empty"),
+            "{output:?}"
+        );
+    }
 }
 
 #[test]

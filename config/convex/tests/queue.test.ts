@@ -166,6 +166,17 @@ test("a question is asked once, answered once, and settled", async () => {
   expect(await answers()).toEqual([]);
 });
 
+test("who claims again finds no question of before", async () => {
+  const id = await send();
+  await claim(id);
+  for (const question of ["open", "answered"])
+    await t.mutation(api.agent.ask, { ...box, id, workerId: "w", attempt: 1, question, body: "{}" });
+  await t.mutation(api.ui.answer, { id, question: "answered", answer: "{}" });
+  await claim(id);
+  expect((await t.query(api.ui.prompt, { id })).questions).toEqual([]);
+  expect((await t.query(api.agent.inbox, box)).claimed[0].answers).toEqual([]);
+});
+
 test("the status is written when it changes, the heartbeat always", async () => {
   const beat = (more = {}) => t.mutation(api.agent.heartbeat, { ...box, bootId: "b", ...more });
   await beat({ state: "running", detail: "{}" });

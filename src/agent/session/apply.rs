@@ -151,8 +151,8 @@ impl Session {
     fn exited(&mut self, how: String, actions: &mut Vec<Action>) {
         let generation = self.generation;
         if let Some(turn) = self.turn.as_mut() {
+            withdraw_questions(turn, &how, actions);
             turn.last_error = how;
-            withdraw_questions(turn, actions);
             if matches!(turn.phase, Phase::Sent { .. }) {
                 turn.phase = Phase::Cut;
             }
@@ -247,9 +247,8 @@ fn spend_until(launch: &Launch, spent: f64) -> Option<f64> {
     session.into_iter().chain(prompt).reduce(f64::min)
 }
 
-pub(super) fn withdraw_questions(turn: &mut Turn, actions: &mut Vec<Action>) {
+pub(super) fn withdraw_questions(turn: &mut Turn, because: &str, actions: &mut Vec<Action>) {
     for (question, _) in std::mem::take(&mut turn.questions) {
-        let withdrawn = json!({"question": question, "withdrawn": true});
-        actions.push(Action::Record(turn.prompt.id.clone(), Happening::Answer(withdrawn)));
+        actions.push(Action::Record(turn.prompt.id.clone(), Happening::withdrawn(&question, because)));
     }
 }

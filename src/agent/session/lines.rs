@@ -148,7 +148,7 @@ impl Session {
             if turn.questions.is_empty() {
                 turn.forgive_wait(now);
             }
-            self.record(Happening::Answer(json!({"question": request_id, "withdrawn": true})), actions);
+            self.record(Happening::withdrawn(request_id, "claude took it back"), actions);
         }
     }
 
@@ -185,7 +185,7 @@ impl Session {
         if !ours {
             return;
         }
-        withdraw_questions(turn, actions);
+        withdraw_questions(turn, "the turn is over", actions);
         turn.tools.clear();
         turn.retrying = false;
         let (status, reason) = verdict_of(&result, interrupted);

@@ -20,7 +20,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use super::prompt::{Durability, Happening, Origin, Outcome, Prompt, PromptId, Verdict};
+use super::prompt::{Durability, Happening, Origin, Outcome, Prompt, PromptId, Verdict, text_flaw};
 use super::protocol::{self, Ask, Line};
 use super::settings::Launch;
 pub use alphabet::{Action, Event, Offer};
@@ -53,6 +53,8 @@ pub struct Rules {
     pub setbacks_max: u32,
     /// Whether background processes of a turn live on.
     pub keep_background: bool,
+    /// The longest prompt, bytes.
+    pub prompt_bytes_max: usize,
 }
 
 impl Default for Rules {
@@ -68,6 +70,7 @@ impl Default for Rules {
             flush_timeout: Duration::from_secs(5),
             setbacks_max: 5,
             keep_background: false,
+            prompt_bytes_max: 4 << 20,
         }
     }
 }

@@ -129,8 +129,8 @@ impl Session {
             let error = format!("claude ended {} times in a row: {}", turn.setbacks, turn.last_error);
             return self.end_without_process(now, Verdict::Failed, "crashed", Some(error), actions);
         }
-        if turn.prompt.text.trim().is_empty() {
-            return self.end_without_process(now, Verdict::Failed, "refused", Some("the prompt is empty".into()), actions);
+        if let Some((_, flaw)) = text_flaw(&turn.prompt.text, self.rules.prompt_bytes_max) {
+            return self.end_without_process(now, Verdict::Failed, "refused", Some(flaw), actions);
         }
         if turn.spend_until.is_some_and(|until| self.total_cost_usd >= until) {
             let error = format!("the budget is spent: {:.4} USD", self.total_cost_usd);
@@ -209,7 +209,7 @@ impl Session {
         }
         if self.draining {
             let Some(turn) = self.turn.as_mut() else { return };
-            withdraw_questions(turn, actions);
+            withdraw_questions(turn, "the agent is ending", actions);
             turn.phase = Phase::Suspended;
             self.process = Process::Terminating {
                 until: now + self.rules.grace,
@@ -245,7 +245,7 @@ impl Session {
     fn interrupt(&mut self, now: Instant, verdict: Verdict, reason: &'static str, actions: &mut Vec<Action>) {
         let until = now + self.rules.grace;
         if let Some(turn) = self.turn.as_mut() {
-            withdraw_questions(turn, actions);
+            withdraw_questions(turn, reason, actions);
         }
         self.set_phase(Phase::Interrupted { until, verdict, reason });
         actions.push(Action::Write(protocol::interrupt(&format!("interrupt-{}", self.generation))));

@@ -325,6 +325,23 @@ fn an_idle_that_comes_late_is_not_about_the_next_prompt() {
 }
 
 #[test]
+fn an_empty_or_a_long_prompt_ends_without_claude() {
+    for text in ["", " \n", &"x".repeat((4 << 20) + 1)] {
+        let mut world = World::new();
+        world.offer("a");
+        let text = Some(text.to_owned());
+        let actions = world.step(Event::Claimed {
+            id: pid("a"),
+            attempt: 1,
+            text,
+        });
+        assert!(!has(&actions, |action| matches!(action, Action::Start { .. })));
+        world.flushed("a");
+        assert_eq!(world.finishes(), [("a".into(), Verdict::Failed, "refused".into())]);
+    }
+}
+
+#[test]
 fn a_lost_claim_ends_nothing() {
     let mut world = World::new();
     world.sent("a");

@@ -1,8 +1,10 @@
 //! Makes claude's own file of a conversation fit to go on from, after whatever ended the process that wrote it.
 //!
 //! claude writes a line some 100 ms after it has said it, and a kill leaves what it leaves: half a line, a file with no message in it
-//! (which `--resume` does not find and `--session-id` takes for one in use), or, in a home that came from elsewhere, an end that is
-//! older than the mirror's.
+//! (which `--resume` does not find and `--session-id` takes for one in use), in a home that came from elsewhere an end that is older
+//! than the mirror's, and a note of where to go on that is older than the file's end. That note is a `last-prompt` line, which claude
+//! writes now and then and when it has time to end; if it names an entry that a later attempt has turned away from, `--resume` goes on
+//! there, and all that came after is forgotten.
 
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -18,6 +20,10 @@ struct Entry<'a> {
     uuid: Option<Cow<'a, str>>,
     #[serde(borrow, default, rename = "type")]
     kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default, rename = "leafUuid")]
+    leaf: Option<Cow<'a, str>>,
+    #[serde(default, rename = "isSidechain")]
+    aside: Option<bool>,
 }
 
 /// What a file holds.
@@ -27,6 +33,10 @@ pub(super) struct Contents {
     pub(super) ids: BTreeSet<String>,
     /// The id of the last of them.
     pub(super) last: Option<String>,
+    /// The last that is not a subagent's.
+    leaf: Option<String>,
+    /// Where the file itself says to go on.
+    noted: Option<String>,
     /// Whether anybody says anything in it.
     pub(super) conversation: bool,
 }
@@ -36,7 +46,13 @@ impl Contents {
     fn take(&mut self, line: &[u8]) -> Option<()> {
         let entry = serde_json::from_slice::<Entry<'_>>(line).ok()?;
         self.conversation |= matches!(entry.kind.as_deref(), Some("user" | "assistant"));
+        if entry.kind.as_deref() == Some("last-prompt") {
+            self.noted = entry.leaf.map(Cow::into_owned);
+        }
         if let Some(id) = entry.uuid {
+            if entry.aside != Some(true) {
+                self.leaf = Some(id.clone().into_owned());
+            }
             self.ids.insert(id.clone().into_owned());
             self.last = Some(id.into_owned());
         }
@@ -99,6 +115,18 @@ pub(super) fn complete(path: &Path, contents: &mut Contents, mirror: &Path) -> i
     Ok(())
 }
 
+/// Notes that the file's end is where to go on. An older CLI makes no notes, and goes on there anyway.
+pub(super) fn go_on_at_the_end(path: &Path, contents: &Contents, session: &str) -> io::Result<()> {
+    if contents.noted.is_none() || contents.noted == contents.leaf {
+        return Ok(());
+    }
+    let note = serde_json::json!({"type": "last-prompt", "leafUuid": contents.leaf, "sessionId": session});
+    OpenOptions::new()
+        .append(true)
+        .open(path)?
+        .write_all(format!("{note}\n").as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +179,24 @@ mod tests {
             format!("{a}{b}"),
             "but not a whole one"
         );
+    }
+
+    #[test]
+    fn an_old_note_is_followed_by_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let aside = "{\"uuid\":\"c\",\"isSidechain\":true}\n";
+        let note = |leaf: &str| format!("{{\"type\":\"last-prompt\",\"leafUuid\":\"{leaf}\",\"sessionId\":\"s\"}}\n");
+        let [a, b] = ["a", "b"].map(line);
+        for (before, added) in [
+            (format!("{a}{}{b}{aside}", note("a")), note("b")),
+            (format!("{a}{b}{}", note("b")), String::new()),
+            (format!("{a}{b}"), String::new()),
+        ] {
+            std::fs::write(&path, &before).unwrap();
+            go_on_at_the_end(&path, &whole_lines(&path).unwrap(), "s").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), before + &added);
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use super::*;
 use crate::agent::claude::{self, SessionStart};
 use crate::agent::flush;
-use crate::agent::prompt::Happening;
 use crate::agent::session::Action;
 use crate::agent::settings::Launch;
 use crate::agent::transcript;

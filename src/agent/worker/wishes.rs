@@ -3,6 +3,7 @@
 use super::*;
 use crate::agent::door::{Problem, Reply, Submission, Wish};
 use crate::agent::permission;
+use crate::agent::prompt::{session_flaw, text_flaw};
 use axum::http::StatusCode;
 use serde_json::json;
 
@@ -83,23 +84,18 @@ impl Worker {
         if self.draining {
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ending", "the agent is ending"));
         }
-        if text.trim().is_empty() {
-            return Err(bad("empty_prompt", "the prompt is empty".into()));
-        }
-        let longest = self.parts.settings.max_prompt_bytes;
-        if text.len() > longest {
-            let detail = format!(
-                "the prompt has {} bytes, at most {longest} are taken ([agent] max_prompt_bytes)",
-                text.len()
-            );
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "long_prompt", detail));
+        if let Some((code, detail)) = text_flaw(&text, self.parts.settings.max_prompt_bytes) {
+            let long = code == "long_prompt";
+            let status = if long {
+                StatusCode::PAYLOAD_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            return Err(Problem::new(status, code, detail));
         }
         let session = session.unwrap_or_else(|| "main".into());
-        if session.is_empty() || session.len() > 200 || session.chars().any(char::is_control) {
-            return Err(bad(
-                "bad_session",
-                "a session's name is 1 to 200 bytes without control characters".into(),
-            ));
+        if let Some(flaw) = session_flaw(&session) {
+            return Err(bad("bad_session", flaw));
         }
         self.parts
             .settings

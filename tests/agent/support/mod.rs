@@ -45,6 +45,12 @@ pub(crate) fn claude() -> PathBuf {
     found.expect("no claude: run tests/agent/setup")
 }
 
+/// The binary that `benches/agent/run` was told to measure, else the one that cargo has built.
+fn measured_binary() -> PathBuf {
+    let told = std::env::var_os("SANDKEEP_BINARY").filter(|path| !path.is_empty());
+    told.map_or_else(|| env!("CARGO_BIN_EXE_sandkeep").into(), PathBuf::from)
+}
+
 pub(crate) struct Sandbox {
     pub(crate) api: Api,
     pub(crate) folder: tempfile::TempDir,
@@ -85,7 +91,7 @@ impl Sandbox {
             key: Some(KEY.into()),
             id: "sb1".into(),
             user: None,
-            binary: env!("CARGO_BIN_EXE_sandkeep").into(),
+            binary: measured_binary(),
             worker: None,
         }
     }

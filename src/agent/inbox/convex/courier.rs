@@ -172,7 +172,8 @@ impl Delivery {
 
     async fn send(&mut self) -> Result<(), CallError> {
         let from = self.claim.acknowledged + 1;
-        let events = read(&self.events, from).map_err(|error| CallError::Unavailable(format!("reading the outbox: {error}")))?;
+        let events = read(&self.events, from).await;
+        let events = events.map_err(|error| CallError::Unavailable(format!("reading the outbox: {error}")))?;
         let Some(first) = events.first() else {
             // The file is behind its progress only if somebody took it away: nothing more will come of it.
             self.claim.acknowledged = self.claim.end.as_ref().map_or(self.claim.acknowledged, |end| end.last_seq);
@@ -213,9 +214,10 @@ impl Delivery {
 }
 
 /// The next batch, on the disk before it is sent anywhere.
-fn read(path: &Path, from: u64) -> std::io::Result<Vec<Event>> {
-    std::fs::File::open(path)?.sync_data()?;
-    outbox::read(path, from, BATCH_BYTES)
+async fn read(path: &Path, from: u64) -> std::io::Result<Vec<Event>> {
+    let events = outbox::read(path, from, BATCH_BYTES)?;
+    outbox::on_disk(path.to_owned()).await?;
+    Ok(events)
 }
 
 /// A number of Convex's, which are all floats.

@@ -9,7 +9,7 @@ pub mod watch;
 
 use super::{Inbox, Notice};
 use crate::agent::outbox::{self, Progress, epoch_ms};
-use crate::agent::prompt::{Origin, Outcome, Prompt, PromptId};
+use crate::agent::prompt::{Origin, Outcome, Prompt, PromptId, session_flaw};
 use crate::agent::settings::Options;
 use crate::agent::transcript::replace;
 use courier::{Claim, Delivered, Delivery, End, whole};
@@ -231,11 +231,13 @@ fn tell(inbox: &Value, worker: &str, notices: &UnboundedSender<Notice>, told: &B
 /// What the inbox says of a prompt, and why it cannot be run as it says; its text comes with the claim.
 fn prompt_of(row: &Value) -> Option<(Box<Prompt>, Option<String>)> {
     let options = row["options"].as_str().map_or(Ok(Options::default()), serde_json::from_str);
+    let session = row["session"].as_str()?;
     let flaw = options.as_ref().err().map(|error| format!("reading the prompt's options: {error}"));
+    let flaw = flaw.or_else(|| session_flaw(session));
     let prompt = Prompt {
         id: PromptId::new(row["id"].as_str()?)?,
         origin: Origin::Convex,
-        session: row["session"].as_str()?.to_owned(),
+        session: session.to_owned(),
         text: String::new(),
         options: options.unwrap_or_default(),
     };
