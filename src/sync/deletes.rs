@@ -78,6 +78,16 @@ impl Deletes {
     /// The file is there again.
     pub fn back(&mut self, path: &TreePath) {
         self.gone.remove(path);
+        self.settle();
+    }
+
+    /// The same for all of which this is so.
+    pub fn back_where(&mut self, is_there: impl Fn(&TreePath) -> bool) {
+        self.gone.retain(|path, _| !is_there(path));
+        self.settle();
+    }
+
+    fn settle(&mut self) {
         if self.gone.is_empty() {
             self.many_since = None;
             self.confirmed = false;

@@ -10,6 +10,7 @@ use super::manifest::{self, FileEntry, Manifest, ManifestError};
 use super::path::TreePath;
 use super::project::Project;
 use super::read::now_ns;
+use super::side_by_side::side_by_side;
 use super::store::{Body, Condition, Etag, Info, StoreError, content_type, read_small};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,9 +186,9 @@ impl Engine {
 
     /// What is in step here and not in the manifest, because a crash or a restore came between, goes into the next one.
     pub fn adopt_index(&mut self) {
-        let stray = self.index.files.iter().filter(|(path, entry)| {
-            let known = self.manifest.files.get(*path);
-            entry.content.sha256 != Digest::UNKNOWN && entry.stat.is_some() && known.is_none_or(|known| known.etag != entry.etag)
+        let stray = side_by_side(&self.index.files, &self.manifest.files).filter_map(|(path, entry, known)| {
+            let entry = entry.filter(|entry| entry.content.sha256 != Digest::UNKNOWN && entry.stat.is_some())?;
+            known.is_none_or(|known| known.etag != entry.etag).then_some((path, entry))
         });
         let stray: Vec<_> = stray
             .map(|(path, entry)| {

@@ -29,6 +29,7 @@ pub mod project;
 pub mod read;
 pub mod rules;
 pub mod send;
+mod side_by_side;
 pub mod status;
 pub mod store;
 pub mod walk;

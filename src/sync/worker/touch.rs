@@ -3,6 +3,7 @@
 use super::{Held, Lane, Worker};
 use crate::sync::path::TreePath;
 use crate::sync::rules::Rules;
+use crate::sync::side_by_side::side_by_side;
 use crate::sync::walk::{Judge, Walk};
 use crate::sync::watch::Touched;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,8 +94,8 @@ impl Worker {
         self.lanes.mark(path, lane, now);
     }
 
-    /// Marks what a walk found to differ from the index.
-    pub(super) fn mark_walk(&mut self, walk: Walk) {
+    /// Marks what a walk of a part of the tree found to differ from the index.
+    fn mark_walk(&mut self, walk: Walk) {
         for (path, stat) in &walk.files {
             self.deletes.back(path);
             if !self.engine.index.files.get(path).is_some_and(|entry| entry.is_unchanged(stat)) {
@@ -130,16 +131,16 @@ impl Worker {
         self.walk_at = self.now() + pause;
     }
 
-    pub(super) fn take_walk(&mut self, mut walk: Walk) {
+    fn take_walk(&mut self, walk: Walk) {
         self.beside_is_due = true;
-        let missing: Vec<_> = self
-            .engine
-            .index
-            .files
-            .keys()
-            .filter(|path| !walk.files.contains_key(*path))
-            .cloned()
-            .collect();
+        let (mut missing, mut dirty) = (Vec::new(), Vec::new());
+        for (path, stat, entry) in side_by_side(&walk.files, &self.engine.index.files) {
+            match (stat, entry) {
+                (None, _) => missing.push(path.clone()),
+                (Some(stat), Some(entry)) if entry.is_unchanged(stat) => {}
+                (Some(_), _) => dirty.push(path.clone()),
+            }
+        }
         for path in missing {
             // Left out by a rule since, but still there: it stays in the store as it was.
             if matches!(self.engine.project.root.lstat(&path), Ok(None)) {
@@ -147,11 +148,13 @@ impl Worker {
                 self.deletes.gone(path, now);
             }
         }
+        self.deletes.back_where(|path| walk.files.contains_key(path));
+        dirty.into_iter().for_each(|path| self.mark(path));
         if self.engine.manifest.empty != walk.empty && self.engine.index.restored {
             self.engine.set_empty(walk.empty.clone());
         }
-        self.engine.odd.clear();
-        let left_out = std::mem::take(&mut walk.left_out);
+        self.engine.odd = walk.odd;
+        let left_out = walk.left_out;
         if !self.left_out.is_empty() {
             let changed = left_out
                 .iter()
@@ -159,7 +162,6 @@ impl Worker {
             self.excluded_changed.extend(changed.map(|(path, _)| path.clone()).take(10_000));
         }
         self.left_out = left_out;
-        self.mark_walk(walk);
     }
 
     /// At the start nothing waits for a batch.
