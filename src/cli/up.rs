@@ -140,7 +140,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
         let action = detached::start(&args, global, &client)?;
         return wait_until_ready(&client, action, &args, global);
     }
-    foreground::run(&args, global, origin, loaded)
+    foreground::run(&args, global, origin, loaded.into_config())
 }
 
 /// Says whether this program could take over the supervisor whose state is on standard input.

@@ -80,16 +80,19 @@ pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: U
         let stream = accepted(listener.accept().await).await;
         let Some(stream) = stream else { continue };
         let open = daemon.connection();
-        let Some(who) = peer(&stream, &unit_of).await else { continue };
-        let Some(slot) = slots.take(&who, limits) else {
-            tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
-            continue;
-        };
-        let router = if matches!(who, Who::Unit(_)) { &for_units } else { &router };
-        let connection = serve(stream, router.clone(), who, limits, daemon.clone());
+        let (unit_of, slots) = (unit_of.clone(), slots.clone());
+        let (for_units, router, daemon) = (for_units.clone(), router.clone(), daemon.clone());
+        // Who it is is found out beside the loop: when that ends, as for an upgrade, nobody who was let in may be forgotten.
         tokio::spawn(async move {
-            connection.await;
-            drop((slot, open));
+            if let Some(who) = peer(&stream, &unit_of).await {
+                if let Some(_slot) = slots.take(&who, limits) {
+                    let router = if matches!(who, Who::Unit(_)) { for_units } else { router };
+                    serve(stream, router, who, limits, daemon).await;
+                } else {
+                    tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
+                }
+            }
+            drop(open);
         });
     }
 }

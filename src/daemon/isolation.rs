@@ -4,6 +4,11 @@
 //! that holds secrets (for both the kernel asks what it asks before a ptrace attach), and asks `sudo -n` and the doors of container daemons
 //! whether they would make it root. Nothing is read and nothing is changed. What it finds holds for this moment; it is measured again when
 //! other runs than the measured ones are there.
+//!
+//! The supervisor's own memory holds the secrets, too, and stays open to others of its user, unlike the workers'. As root that is nobody
+//! but root. As another user a process that is not dumpable could not write its children's `oom_score_adj` (before exec they share its
+//! memory, and with it who owns their `/proc` files), and who looks from outside (`doctor`, the search for survivors) would not see it; and
+//! a unit of the same user can still become its debugger's equal in other ways. The measure therefore says `none` or `same-uid` there.
 
 use super::probes::Answer;
 use crate::control::document::SecretIsolation;

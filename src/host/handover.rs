@@ -86,7 +86,7 @@ impl Host {
             invocation: *invocation,
             id: run.id.clone(),
             mark: run.mark,
-            processes: run.tracked.values().filter_map(|tracked| handed(tracked, kept)).collect(),
+            processes: run.tracked.iter().filter_map(|tracked| handed(tracked, kept)).collect(),
             seen: run.seen.iter().map(|(pid, start)| (*pid, *start)).collect(),
             emptying: run.pending.as_ref().map(|pending| pending.kill),
             main_exit: run.main_exit,

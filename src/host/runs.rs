@@ -62,7 +62,8 @@ pub(super) struct Run {
     pub(super) id: String,
     /// Marks its processes in a resource limit; see `set`.
     pub(super) mark: Option<u64>,
-    pub(super) tracked: BTreeMap<Pid, Tracked>,
+    /// Nearly always one.
+    pub(super) tracked: Vec<Tracked>,
     /// Processes that were found to be its own: start time by pid.
     pub(super) seen: HashMap<Pid, u64>,
     pub(super) pending: Option<Pending>,
@@ -78,7 +79,7 @@ impl Run {
         Self {
             id: uuid::Uuid::new_v4().simple().to_string(),
             mark,
-            tracked: BTreeMap::new(),
+            tracked: Vec::new(),
             seen: HashMap::new(),
             pending: None,
             main_exit: None,
@@ -87,10 +88,20 @@ impl Run {
         }
     }
 
+    /// The pids of those that we hold.
+    pub(super) fn pids(&self) -> impl Iterator<Item = Pid> {
+        self.tracked.iter().map(|tracked| tracked.handle.pid)
+    }
+
+    /// The one of this pid.
+    pub(super) fn tracked(&self, pid: Pid) -> Option<&Tracked> {
+        self.tracked.iter().find(|tracked| tracked.handle.pid == pid)
+    }
+
     /// The pid of the process that runs the command of a stage.
     pub(super) fn process(&self, stage: Stage) -> Option<&Tracked> {
         self.tracked
-            .values()
+            .iter()
             .find(|tracked| matches!(tracked.role, Role::Stage(of) if of == stage))
     }
 }
@@ -136,8 +147,8 @@ impl Runs {
             if let Some(run) = self.all.remove(&key) {
                 self.by_id.remove(&run.id);
                 run.mark.map(|mark| self.by_mark.remove(&mark));
-                for pid in run.tracked.keys() {
-                    self.by_pid.remove(pid);
+                for pid in run.pids() {
+                    self.by_pid.remove(&pid);
                 }
             }
         }
@@ -148,14 +159,18 @@ impl Runs {
         let pid = tracked.handle.pid;
         if let Some(run) = self.all.get_mut(key) {
             self.by_pid.insert(pid, key.clone());
-            run.tracked.insert(pid, tracked);
+            run.tracked.retain(|other| other.handle.pid != pid);
+            run.tracked.reserve_exact(1);
+            run.tracked.push(tracked);
         }
     }
 
     /// Lets go of a process that has ended.
     pub(super) fn release(&mut self, pid: Pid) -> Option<(Key, Tracked)> {
         let key = self.by_pid.remove(&pid)?;
-        let tracked = self.all.get_mut(&key)?.tracked.remove(&pid)?;
+        let held = &mut self.all.get_mut(&key)?.tracked;
+        let place = held.iter().position(|tracked| tracked.handle.pid == pid)?;
+        let tracked = held.remove(place);
         Some((key, tracked))
     }
 

@@ -108,13 +108,30 @@ impl Config {
             hash: String::new(),
             ..self.clone()
         };
-        let text = serde_json::to_vec(&content).expect("every map's key is a string");
-        Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut digest = std::io::BufWriter::new(Digester(Sha256::new()));
+        serde_json::to_writer(&mut digest, &content).expect("every map's key is a string");
+        let Digester(digest) = digest.into_inner().expect("it takes everything");
+        digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The unit of this name.
     pub fn unit(&self, name: &str) -> Option<&Unit> {
         self.units.iter().map(|unit| &**unit).find(|unit| unit.name.as_str() == name)
+    }
+}
+
+/// What is hashed need not be in memory as a whole.
+#[derive(Debug)]
+struct Digester(Sha256);
+
+impl std::io::Write for Digester {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

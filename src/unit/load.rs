@@ -76,6 +76,13 @@ pub struct Loaded {
     pub expanded: String,
 }
 
+impl Loaded {
+    /// The configuration alone; what else was there to say is let go of.
+    pub fn into_config(self) -> Config {
+        self.config
+    }
+}
+
 /// The largest file that is read.
 const LARGEST: u64 = 1 << 20;
 

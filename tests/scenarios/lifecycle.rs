@@ -145,30 +145,15 @@ fn a_drain_signal_comes_first() {
 fn as_pid_1_of_a_container() {
     skip!("needs-root");
     skip!("needs-pid-namespace");
-    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = '(setsid sleep 1000 &); exec sleep 1000'\n");
-    let mut command = std::process::Command::new("unshare");
-    sandbox.surroundings(&mut command);
-    let mut child = command
-        .args([
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            env!("CARGO_BIN_EXE_sandkeep"),
-            "up",
-        ])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::fs::File::create(sandbox.path().join("up.err")).unwrap())
-        .spawn()
-        .unwrap();
-    sandbox.eventually("it is ready", || sandbox.run(&["wait", "--timeout", "1s"]).code == 0);
+    let mut sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.a]\nexec = '(setsid sleep 1000 &); exec sleep 1000'\n");
+    sandbox.spawn_as_pid_1();
     let status = sandbox.status();
     assert_eq!(
         (status["pid"].as_i64(), status["capabilities"]["pid1"].as_bool()),
         (Some(1), Some(true))
     );
     sandbox.run(&["down"]).expect(0);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(sandbox.wait_exit(), 0);
     sandbox.nothing_left();
 }
 

@@ -148,6 +148,18 @@ impl Sandbox {
         pid
     }
 
+    /// Starts the supervisor in the foreground as process 1 of a pid namespace and waits until it is ready.
+    pub fn spawn_as_pid_1(&mut self) {
+        let mut command = Command::new("unshare");
+        self.surroundings(&mut command);
+        let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+        let log = fs::File::create(self.path().join("up.out")).unwrap();
+        let errors = fs::File::create(self.path().join("up.err")).unwrap();
+        command.args(namespace).arg(binary()).arg("up").stdout(log).stderr(errors);
+        self.child = Some(command.spawn().unwrap());
+        self.eventually("it is ready", || self.run(&["wait", "--timeout", "1s"]).code == 0);
+    }
+
     /// Waits for the supervisor that [`Sandbox::spawn`] started; its exit code, or minus the signal that ended it.
     pub fn wait_exit(&mut self) -> i32 {
         use std::os::unix::process::ExitStatusExt;

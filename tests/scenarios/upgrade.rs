@@ -256,23 +256,8 @@ fn who_follows_goes_on() {
 fn as_pid_1() {
     skip!("needs-root");
     skip!("needs-pid-namespace");
-    let sandbox = Sandbox::new(SLEEPERS);
-    let mut command = std::process::Command::new("unshare");
-    sandbox.surroundings(&mut command);
-    let mut child = command
-        .args([
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            env!("CARGO_BIN_EXE_sandkeep"),
-            "up",
-        ])
-        .stdout(fs::File::create(sandbox.path().join("up.out")).unwrap())
-        .stderr(fs::File::create(sandbox.path().join("up.err")).unwrap())
-        .spawn()
-        .unwrap();
-    sandbox.eventually("it is ready", || sandbox.run(&["wait", "--timeout", "1s"]).code == 0);
+    let mut sandbox = Sandbox::new(SLEEPERS);
+    sandbox.spawn_as_pid_1();
     let before = pids(&sandbox, &["a", "b"]);
     upgrade(&sandbox);
     assert_eq!(sandbox.status()["pid"], 1);
@@ -281,7 +266,7 @@ fn as_pid_1() {
     assert_eq!(out.matches("started, pid").count(), 1, "the console begins once:\n{out}");
     assert!(out.contains("upgraded from"), "{out}");
     sandbox.run(&["down"]).expect(0);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(sandbox.wait_exit(), 0);
     sandbox.nothing_left();
 }
 

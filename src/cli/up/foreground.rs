@@ -7,7 +7,7 @@ use crate::daemon::{self, DaemonError, Handover, Origin, Settings};
 use crate::host::Environment;
 use crate::host::image::Descriptor;
 use crate::host::runtime_dir::Places;
-use crate::unit::Loaded;
+use crate::unit::Config;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// How long the console gets for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-pub(super) fn run(args: &Args, global: &Global, origin: Origin, loaded: Loaded) -> Result<ExitCode, CliError> {
+pub(super) fn run(args: &Args, global: &Global, origin: Origin, config: Config) -> Result<ExitCode, CliError> {
     let failed = |act: &str, error: &dyn std::fmt::Display| CliError::failed(format!("{act}: {error}"));
     if args.detached {
         let _ = nix::unistd::setsid();
@@ -26,12 +26,12 @@ pub(super) fn run(args: &Args, global: &Global, origin: Origin, loaded: Loaded) 
     let lock = places.lock().map_err(|error| place_error(&error))?;
     let binary = std::env::current_exe().map_err(|error| failed("finding this program", &error))?;
     log_to_stderr();
-    let environment = Environment::take(&loaded.config.secret_names);
+    let environment = Environment::take(&config.secret_names);
     let settings = Settings {
         places: places.clone(),
         lock,
         environment,
-        config: loaded.config,
+        config,
         origin,
         binary,
         arguments: arguments(args, global),

@@ -43,7 +43,7 @@ impl Host {
         let others = self.set.others(&mut self.runs, key, Freshness::Recent);
         let Some(run) = self.runs.all.get_mut(key) else { return };
         run.killed |= signal == libc::SIGKILL;
-        for tracked in run.tracked.values() {
+        for tracked in &run.tracked {
             send(&tracked.handle, signal);
         }
         for process in &others {
@@ -64,7 +64,7 @@ impl Host {
         run.killed = true;
         let held = run
             .tracked
-            .values()
+            .iter()
             .filter(|tracked| !tracked.foreign)
             .map(|tracked| tracked.handle.pid);
         let led: BTreeSet<Pid> = held.collect();
@@ -77,7 +77,7 @@ impl Host {
             }
             signal_other(process, libc::SIGKILL);
         }
-        run.tracked.values().for_each(|tracked| send(&tracked.handle, libc::SIGKILL));
+        run.tracked.iter().for_each(|tracked| send(&tracked.handle, libc::SIGKILL));
     }
 
     /// Performs `Action::Empty`: `Emptied` comes out of [`Host::events`] as soon as nothing of the run is left. With `kill`, everything
@@ -170,8 +170,8 @@ impl Host {
 
     fn left(&mut self, key: &Key) -> Vec<String> {
         let others = self.set.others(&mut self.runs, key, Freshness::Now);
-        let tracked = self.runs.all.get(key).into_iter().flat_map(|run| run.tracked.keys());
-        let held = tracked.filter_map(|pid| proc::process(*pid));
+        let tracked = self.runs.all.get(key).into_iter().flat_map(|run| run.pids());
+        let held = tracked.filter_map(|pid| proc::process(pid));
         held.chain(others).map(|process| describe(&process)).collect()
     }
 
