@@ -62,6 +62,12 @@ async fn a_stream_that_is_cut_is_heard_whole_and_once() {
     }
 }
 
+/// How often a command was asked for, without what takes away afterwards what it was known by.
+fn starts(double: &Double) -> usize {
+    let runs = double.asked(Some("run"));
+    runs.iter().filter(|run| !run["body"].to_string().contains("rmdir")).count()
+}
+
 #[tokio::test]
 async fn a_command_whose_post_went_wrong_runs_once() {
     skip!("needs-sandbox-namespaces");
@@ -83,7 +89,7 @@ async fn a_command_whose_post_went_wrong_runs_once() {
         let command = if number % 2 == 0 { plain.clone() } else { plain.clone().once() };
         scene.double.order(&json!([fault]));
         assert_eq!(scene.run(&command).await.unwrap(), (0, "done\n".to_owned()), "{fault}");
-        assert_eq!(scene.double.asked(Some("run")).len(), asked, "{fault}");
+        assert_eq!(starts(&scene.double), asked, "{fault}");
         assert_eq!(scene.file("/tmp/ran"), "x\n".repeat(number + 1), "{fault}");
     }
     scene.double.order(&json!([{"on": "run", "do": "status-after", "status": 500}]));
@@ -93,7 +99,7 @@ async fn a_command_whose_post_went_wrong_runs_once() {
         .await
         .unwrap();
     until("it was launched", || !scene.file("/tmp/launched").is_empty()).await;
-    assert_eq!(scene.double.asked(Some("run")).len(), 1);
+    assert_eq!(starts(&scene.double), 1);
 }
 
 #[tokio::test]
