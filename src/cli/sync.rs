@@ -110,7 +110,6 @@ fn keep(args: Run, global: &Global) -> Result<ExitCode, CliError> {
     let options = worker::Options {
         socket: Some(socket(global)?),
         hold,
-        record: std::env::var_os("SANDKEEP_SOCKET").map(|_| config.state_dir.join("postmortem/drain.json")),
         ..worker::Options::default()
     };
     // The door, and the asking for more time, go on while the worker reads or packs.

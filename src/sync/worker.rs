@@ -17,7 +17,6 @@ use super::project::Project;
 use super::status::{Part, State};
 use super::watch::Watch;
 use crate::sd_notify;
-use futures_util::FutureExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -44,8 +43,6 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Nothing is sent until a restore has completed.
     pub hold: bool,
-    /// What the supervisor writes when the box begins to end; `None` where there is none.
-    pub record: Option<PathBuf>,
     /// The whole tree is walked this often, whatever the watcher says.
     pub walk_every: Duration,
     /// When what is no longer needed is collected for the first time,
@@ -59,7 +56,6 @@ impl Default for Options {
         Self {
             socket: None,
             hold: false,
-            record: None,
             walk_every: Duration::from_secs(60),
             collect_after: Duration::from_secs(600),
             collect_every: Duration::from_secs(6 * 3600),
@@ -69,7 +65,6 @@ impl Default for Options {
 
 struct Worker {
     engine: Engine,
-    started_at: SystemTime,
     watch: Watch,
     lanes: Lanes,
     /// Configuration that was touched since it was last looked ahead.
@@ -129,7 +124,6 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
     let Some(mut worker) = begun else { return Ok(()) };
     sd_notify::ready();
     worker.work().await?;
-    let mut box_ends = false;
     loop {
         worker.publish(false);
         let wait = worker.next_deadline().saturating_sub(worker.now());
@@ -141,21 +135,14 @@ pub async fn run(project: Project, options: Options) -> Result<(), SyncError> {
             }
             () = tokio::time::sleep(wait) => {}
             Some(command) = commands.recv() => worker.obey(command).await?,
-            _ = drain.recv() => {
-                box_ends = true;
-                worker.drain().await?;
-            }
+            _ = drain.recv() => worker.drain().await?,
             _ = stop.recv() => break,
             _ = interrupt.recv() => break,
         }
         worker.work().await?;
     }
     sd_notify::stopping();
-    box_ends |= drain.recv().now_or_never().is_some();
     worker.drain().await?;
-    if box_ends {
-        worker.send_record().await?;
-    }
     worker.publish(true);
     if let Some(path) = &worker.options.socket {
         let _ = std::fs::remove_file(path);

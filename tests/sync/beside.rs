@@ -107,24 +107,3 @@ fn hostile_names_of_transcripts_are_named_and_lead_nowhere() {
     assert!(!a.home.path().join("evil").exists());
     assert_eq!(a.stop(), Some(0));
 }
-
-#[test]
-fn what_the_supervisor_writes_at_the_end_is_waited_for() {
-    let r2 = R2::start();
-    let mut a = Sandbox::on(&r2);
-    let control = a.home.path().join("run/control.sock");
-    fs::create_dir_all(control.parent().expect("a parent")).expect("made");
-    a.variables.push(("SANDKEEP_SOCKET".into(), control.to_string_lossy().into_owned()));
-    write(&a, "postmortem/drain.json", "of an earlier life");
-    a.write("f", "f");
-    a.start_with(&["run"]);
-    let key = format!("p1/.sandkeep/postmortem/{}/drain.json", a.id);
-    a.wait("the earlier one is there", |_| r2.read(&key).is_some());
-    // As the supervisor does it: both signals at once where nothing else has to stop first, and its record a moment later.
-    a.signal(nix::sys::signal::Signal::SIGUSR2);
-    a.signal(nix::sys::signal::Signal::SIGTERM);
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    write(&a, "postmortem/drain.json", "of this one");
-    assert_eq!(a.ended(), Some(0), "{}", a.log());
-    assert_eq!(r2.read(&key).as_deref(), Some(&b"of this one"[..]));
-}

@@ -9,13 +9,11 @@ use crate::sync::gc::Collected;
 use crate::sync::pack::Allowed;
 use crate::sync::status::{Flushed, State};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How much more time is asked for while requests go on.
 const EXTEND_BY: Duration = Duration::from_secs(10);
 const EXTEND_EVERY: Duration = Duration::from_secs(2);
-/// How long the supervisor may take to write down how all units were when the box began to end.
-const RECORD_WITHIN: Duration = Duration::from_secs(1);
 /// How often a drain tries again while the store cannot be reached.
 const DRAIN_TRIES: u32 = 20;
 
@@ -153,28 +151,6 @@ impl Worker {
             self.judge_result(packed, Vec::new())?;
         }
         Ok(())
-    }
-}
-
-impl Worker {
-    /// The supervisor's record of the end is written while everything is drained, and may be later than the last flush.
-    pub(super) async fn send_record(&mut self) -> Result<(), SyncError> {
-        let Some(record) = self.options.record.clone().filter(|_| self.may_write()) else {
-            return Ok(());
-        };
-        let begun = Instant::now();
-        let is_there = || {
-            let written_at = std::fs::metadata(&record).and_then(|record| record.modified());
-            written_at.is_ok_and(|at| at >= self.started_at)
-        };
-        while !is_there() && begun.elapsed() < RECORD_WITHIN {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        if self.resting == State::Offline {
-            return Ok(());
-        }
-        let sent = self.engine.send_beside().await;
-        self.judge_result(sent, Vec::new())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::sync::project::Project;
 use crate::sync::status::{Part, State};
 use crate::sync::watch::Watch;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 const FIRST_WAIT: Duration = Duration::from_millis(500);
@@ -105,7 +105,6 @@ impl Worker {
             watch: Watch::new(),
             deletes: Deletes::default(),
             started: Instant::now(),
-            started_at: SystemTime::now(),
             options,
             tell,
             told_at: None,
