@@ -3,6 +3,7 @@ fs:
 fs.unions [
   ../Cargo.toml
   ../Cargo.lock
+  ../nix/order
   ../src
   ../tests
   (fs.maybeMissing ../benches)
