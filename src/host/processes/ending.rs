@@ -171,7 +171,7 @@ impl Host {
     fn left(&mut self, key: &Key) -> Vec<String> {
         let others = self.set.others(&mut self.runs, key, Freshness::Now);
         let tracked = self.runs.all.get(key).into_iter().flat_map(|run| run.pids());
-        let held = tracked.filter_map(|pid| proc::process(pid));
+        let held = tracked.filter_map(proc::process);
         held.chain(others).map(|process| describe(&process)).collect()
     }
 
