@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 /// Variables of the agent's own that claude gets as well; everything else stays out.
@@ -105,22 +106,15 @@ pub struct Claude {
     pub pid: i32,
     /// The mark of what it starts.
     pub mark: String,
-    input: Option<mpsc::UnboundedSender<String>>,
+    input: mpsc::UnboundedSender<String>,
     handle: Option<OwnedFd>,
 }
 
 impl Claude {
     /// Writes a line to its input.
     pub fn write(&self, line: String) {
-        if let Some(input) = &self.input {
-            // A closed channel is a claude that has ended; its exit is on its way.
-            let _ = input.send(line);
-        }
-    }
-
-    /// Closes its input: it ends when it is done.
-    pub fn close_input(&mut self) {
-        self.input = None;
+        // A closed channel is a claude that has ended; its exit is on its way.
+        let _ = self.input.send(line);
     }
 
     /// SIGTERM to it alone.
@@ -160,21 +154,20 @@ pub fn start(
     }
     // Held until the process is started: it inherits the descriptor.
     let _key = surroundings.key.as_ref().map(|key| hand_over(key, &mut command)).transpose()?;
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn()?;
+    let (stdin, writer) = io::pipe()?;
+    // It holds the other end of its input itself. Else, when the agent is killed, it might find its input closed before it is killed as
+    // well, take that for a refusal of whatever waits for a person, and tell the model.
+    let held = writer.try_clone()?;
+    fcntl_setfd(&held, FdFlags::empty())?;
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn()?;
+    drop((command, held));
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
     let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let (input, lines) = mpsc::unbounded_channel();
-    if let Some(stdin) = child.stdin.take() {
-        tokio::spawn(feed(stdin, lines));
-    }
+    tokio::spawn(feed(pipe::Sender::from_owned_fd(writer.into())?, lines));
     tokio::spawn(hear(child, output));
-    Ok(Claude {
-        pid,
-        mark,
-        input: Some(input),
-        handle,
-    })
+    Ok(Claude { pid, mark, input, handle })
 }
 
 /// Which conversation a process works on.
@@ -274,7 +267,7 @@ fn hand_over(key: &Key, command: &mut Command) -> io::Result<io::PipeReader> {
     Ok(reader)
 }
 
-async fn feed(mut stdin: ChildStdin, mut lines: mpsc::UnboundedReceiver<String>) {
+async fn feed(mut stdin: pipe::Sender, mut lines: mpsc::UnboundedReceiver<String>) {
     while let Some(line) = lines.recv().await {
         if let Err(error) = stdin.write_all(line.as_bytes()).await {
             tracing::debug!("writing to claude: {error}");

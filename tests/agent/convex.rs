@@ -113,6 +113,8 @@ fn a_prompt_that_is_offered_again_after_its_end_is_not_run_again() {
     convex.fault(json!({"on": "http", "path": "agent:complete", "times": 1000, "do": "http", "status": 503}));
     let id = convex.send("[[bash echo x >> ran.txt]][[say Done.]]");
     sandbox.event(&id, "end", |_| true);
+    // An event that arrives after it would renew the lease.
+    until("the events are there", || convex.events(&id) == sandbox.events(&id));
     convex.expire(&id, &worker_of(&sandbox));
     assert_eq!(convex.prompt(&id)["status"], "pending");
     // What comes after it shows that it was heard of.

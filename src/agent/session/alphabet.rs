@@ -130,8 +130,6 @@ pub enum Action {
     },
     /// Write a line to its input.
     Write(String),
-    /// Close its input: it ends once it is done.
-    CloseInput,
     /// SIGTERM to claude alone: it ends its tools itself.
     Terminate,
     /// SIGKILL to claude and everything it started; then [`Event::Emptied`].

@@ -34,10 +34,7 @@ impl Session {
 
     fn rest(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if self.turn.is_none() && matches!(self.process, Process::On { .. }) {
-            self.process = Process::Closing {
-                until: now + self.rules.grace,
-            };
-            actions.push(Action::CloseInput);
+            self.terminate(now, actions);
         }
     }
 
@@ -214,7 +211,7 @@ impl Session {
             match self.process {
                 Process::Off => self.cut_to_waiting(now),
                 Process::Dying => {}
-                Process::On { .. } | Process::Closing { .. } | Process::Terminating { .. } => self.kill(actions),
+                Process::On { .. } | Process::Terminating { .. } => self.kill(actions),
             }
             return;
         }

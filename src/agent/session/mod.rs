@@ -6,7 +6,7 @@
 //! dropped when that is over.
 //!
 //! ```text
-//! turn:     Claiming → Waiting → Sent ⇄ Cut → Waiting …        process:  Off → On → (Closing → Terminating →) Dying → Off
+//! turn:     Claiming → Waiting → Sent ⇄ Cut → Waiting …        process:  Off → On → (Terminating →) Dying → Off
 //!                          │      ├→ Interrupted ─┐
 //!                          │      ├→ Recovering ──┼→ Sweeping → Flushing → gone
 //!                          └──────┴───────────────┘
@@ -43,7 +43,7 @@ pub struct Rules {
     pub idle_timeout: Duration,
     /// How often a claim is renewed.
     pub renew_every: Duration,
-    /// From an interrupt, a closed input or a SIGTERM to the next, harder thing.
+    /// From an interrupt or a SIGTERM to the next, harder thing.
     pub grace: Duration,
     /// From an idle claude without a result to looking the answer up in its transcript.
     pub recover_after: Duration,
@@ -149,7 +149,7 @@ impl Session {
             Process::On {
                 idle_since: Some(since), ..
             } if self.turn.is_none() => Some(*since + self.rules.idle_timeout),
-            Process::Closing { until } | Process::Terminating { until } => Some(*until),
+            Process::Terminating { until } => Some(*until),
             Process::Off | Process::On { .. } | Process::Dying => None,
         };
         let turn = self.turn.as_ref().and_then(|turn| self.turn_deadline(turn));

@@ -17,20 +17,22 @@ impl Session {
 
     fn settle_process(&mut self, now: Instant, actions: &mut Vec<Action>) {
         match self.process {
-            Process::Closing { until } if now >= until => {
-                self.process = Process::Terminating {
-                    until: now + self.rules.grace,
-                };
-                actions.push(Action::Terminate);
-            }
             Process::Terminating { until } if now >= until => self.kill(actions),
-            Process::Off | Process::On { .. } | Process::Closing { .. } | Process::Terminating { .. } | Process::Dying => {}
+            Process::Off | Process::On { .. } | Process::Terminating { .. } | Process::Dying => {}
         }
     }
 
     pub(super) fn kill(&mut self, actions: &mut Vec<Action>) {
         self.process = Process::Dying;
         actions.push(Action::KillTree(self.generation));
+    }
+
+    /// Lets claude end: it has nothing to do, or is to be gone on with by another.
+    pub(super) fn terminate(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.process = Process::Terminating {
+            until: now + self.rules.grace,
+        };
+        actions.push(Action::Terminate);
     }
 
     fn next_turn(&mut self, actions: &mut Vec<Action>) {
@@ -45,10 +47,7 @@ impl Session {
         let tired = idle_since.is_some_and(|since| now >= since + self.rules.idle_timeout);
         let ending = self.draining && self.turn.as_ref().is_none_or(|turn| turn.phase == Phase::Suspended);
         if tired || ending {
-            self.process = Process::Closing {
-                until: now + self.rules.grace,
-            };
-            actions.push(Action::CloseInput);
+            self.terminate(now, actions);
         }
     }
 
@@ -148,7 +147,7 @@ impl Session {
                 self.send(now, actions);
             }
             Process::On { .. } => self.end_process(now, actions),
-            Process::Closing { .. } | Process::Terminating { .. } | Process::Dying => {}
+            Process::Terminating { .. } | Process::Dying => {}
         }
     }
 
@@ -211,11 +210,7 @@ impl Session {
             let Some(turn) = self.turn.as_mut() else { return };
             withdraw_questions(turn, "the agent is ending", actions);
             turn.phase = Phase::Suspended;
-            self.process = Process::Terminating {
-                until: now + self.rules.grace,
-            };
-            actions.push(Action::Terminate);
-            return;
+            return self.terminate(now, actions);
         }
         if look_at.is_some_and(|at| now >= at) {
             let id = turn.prompt.id.clone();
@@ -254,10 +249,7 @@ impl Session {
     /// Ends the process the hard way, since it did not end the turn by itself, or because another one is needed.
     fn end_process(&mut self, now: Instant, actions: &mut Vec<Action>) {
         if matches!(self.process, Process::On { .. }) {
-            self.process = Process::Terminating {
-                until: now + self.rules.grace,
-            };
-            actions.push(Action::Terminate);
+            self.terminate(now, actions);
         }
         if let Some(turn) = self.turn.as_mut()
             && let Phase::Interrupted { until, .. } = &mut turn.phase
@@ -299,10 +291,7 @@ impl Session {
     }
 
     pub(super) fn begin_sweep(&mut self, now: Instant, outcome: Box<Outcome>, actions: &mut Vec<Action>) {
-        let living = matches!(
-            self.process,
-            Process::On { .. } | Process::Terminating { .. } | Process::Closing { .. }
-        );
+        let living = matches!(self.process, Process::On { .. } | Process::Terminating { .. });
         if self.rules.keep_background || !living {
             return self.begin_flush(now, outcome, actions);
         }

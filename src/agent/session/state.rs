@@ -11,9 +11,6 @@ pub(super) enum Process {
         spend_until: Option<f64>,
         idle_since: Option<Instant>,
     },
-    Closing {
-        until: Instant,
-    },
     Terminating {
         until: Instant,
     },

@@ -28,7 +28,6 @@ impl Worker {
                 resumes,
             } => self.start(name, generation, &launch, &message, resumes),
             Action::Write(line) => self.with_claude(name, |claude| claude.write(line)),
-            Action::CloseInput => self.with_claude(name, Claude::close_input),
             Action::Terminate => self.with_claude(name, |claude| claude.terminate()),
             Action::KillTree(generation) => self.empty(name, generation, true),
             Action::Sweep(generation) => self.empty(name, generation, false),
