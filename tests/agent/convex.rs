@@ -406,5 +406,8 @@ fn claude_killed_again_and_again_still_ends_once() {
         signal(sandbox.claude_pid(), "KILL");
     }
     let end = convex.end_of(&id, &sandbox);
-    assert_eq!((end["text"].as_str(), end["resumed"].as_u64()), (Some("Done."), Some(3)), "{end}");
+    assert_eq!(end["text"], "Done.", "{end}");
+    // A kill before claude has written anything may cost a start of its own: the message is asked anew.
+    assert!((3..=4).contains(&end["resumed"].as_u64().unwrap()), "{end}");
+    assert_eq!(sandbox.file("ran.txt").lines().count(), 4, "the tool ran once for each start of it");
 }

@@ -4,7 +4,8 @@
 //! (which `--resume` does not find and `--session-id` takes for one in use), in a home that came from elsewhere an end that is older
 //! than the mirror's, and a note of where to go on that is older than the file's end. That note is a `last-prompt` line, which claude
 //! writes now and then and when it has time to end; if it names an entry that a later attempt has turned away from, `--resume` goes on
-//! there, and all that came after is forgotten.
+//! there, and all that came after is forgotten. And where a resumed claude was killed before it said a word, the file ends with the
+//! sentence by which it told itself to go on, and the next one takes that for the end of a turn that is answered.
 
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -24,7 +25,12 @@ struct Entry<'a> {
     leaf: Option<Cow<'a, str>>,
     #[serde(default, rename = "isSidechain")]
     aside: Option<bool>,
+    #[serde(default, rename = "isMeta")]
+    meta: Option<bool>,
 }
+
+/// What a resumed claude (2.1) says to itself first, as an entry that is not shown.
+const GO_ON: &[u8] = b"\"Continue from where you left off.\"";
 
 /// What a file holds.
 #[derive(Debug, Default, PartialEq)]
@@ -33,7 +39,7 @@ pub(super) struct Contents {
     pub(super) ids: BTreeSet<String>,
     /// The id of the last of them.
     pub(super) last: Option<String>,
-    /// The last that is not a subagent's.
+    /// The last that is not a subagent's, nor claude's word to itself to go on.
     leaf: Option<String>,
     /// Where the file itself says to go on.
     noted: Option<String>,
@@ -50,7 +56,8 @@ impl Contents {
             self.noted = entry.leaf.map(Cow::into_owned);
         }
         if let Some(id) = entry.uuid {
-            if entry.aside != Some(true) {
+            let goes_on = entry.meta == Some(true) && line.windows(GO_ON.len()).any(|part| part == GO_ON);
+            if entry.aside != Some(true) && !goes_on {
                 self.leaf = Some(id.clone().into_owned());
             }
             self.ids.insert(id.clone().into_owned());
@@ -186,11 +193,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         let aside = "{\"uuid\":\"c\",\"isSidechain\":true}\n";
+        let go_on = "{\"type\":\"user\",\"uuid\":\"d\",\"isMeta\":true,\"message\":{\"content\":\"Continue from where you left off.\"}}\n";
         let note = |leaf: &str| format!("{{\"type\":\"last-prompt\",\"leafUuid\":\"{leaf}\",\"sessionId\":\"s\"}}\n");
         let [a, b] = ["a", "b"].map(line);
         for (before, added) in [
             (format!("{a}{}{b}{aside}", note("a")), note("b")),
             (format!("{a}{b}{}", note("b")), String::new()),
+            (format!("{a}{b}{go_on}{}", note("d")), note("b")),
             (format!("{a}{b}"), String::new()),
         ] {
             std::fs::write(&path, &before).unwrap();
