@@ -175,7 +175,9 @@ impl Daemon {
                 self.inbox.extend(self.hands.perform(Action::Configured(config)));
             }
             action => {
-                if let Some(action) = self.last_message.hold(action, &self.hands, &mut self.supervisor) {
+                let (hands, supervisor) = (&self.hands, &mut self.supervisor);
+                let drains = |unit: &Name| hands.is_sync(unit) && supervisor.status().stopping;
+                if let Some(action) = self.last_message.hold(action, drains) {
                     self.inbox.extend(self.hands.perform(action));
                 }
             }

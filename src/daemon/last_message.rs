@@ -2,8 +2,8 @@
 //!
 //! Only signals to the sync worker wait, for a moment at most, and never SIGKILL; everything else stops meanwhile.
 
-use super::hands::Hands;
-use crate::supervisor::{Action, Supervisor};
+use crate::supervisor::Action;
+use crate::unit::Name;
 use std::time::{Duration, Instant};
 
 /// No longer than this: a disk that hangs must not keep sync from its flush.
@@ -18,12 +18,12 @@ pub(super) struct LastMessage {
 }
 
 impl LastMessage {
-    /// Gives back what is to be done at once.
-    pub(super) fn hold(&mut self, action: Action, hands: &Hands, supervisor: &mut Supervisor) -> Option<Action> {
+    /// Gives back what is to be done at once. `drains` tells whether a signal to this unit has it flush for the last time.
+    pub(super) fn hold(&mut self, action: Action, drains: impl FnOnce(&Name) -> bool) -> Option<Action> {
         let Action::Signal { unit, signal, .. } = &action else {
             return Some(action);
         };
-        let waits = !self.written && *signal != libc::SIGKILL && hands.is_sync(unit) && supervisor.status().stopping;
+        let waits = !self.written && *signal != libc::SIGKILL && drains(unit);
         if !waits {
             return Some(action);
         }
@@ -50,5 +50,58 @@ impl LastMessage {
             return self.written();
         }
         Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::Target;
+
+    fn signal(unit: &str, signal: i32) -> Action {
+        Action::Signal {
+            unit: Name::new(unit).unwrap(),
+            invocation: 1,
+            target: Target::Main,
+            signal,
+        }
+    }
+
+    fn is_sync(unit: &Name) -> bool {
+        unit.as_str() == "sync"
+    }
+
+    #[test]
+    fn sync_alone_waits_until_it_is_written_and_in_order() {
+        let mut last = LastMessage::default();
+        let (drain, term) = (signal("sync", libc::SIGUSR2), signal("sync", libc::SIGTERM));
+        assert_eq!(last.hold(drain.clone(), is_sync), None);
+        assert_eq!(last.hold(term.clone(), is_sync), None);
+        let other = signal("dev", libc::SIGTERM);
+        assert_eq!(last.hold(other.clone(), is_sync), Some(other));
+        assert!(last.patience().is_some());
+        assert_eq!(last.written(), [drain, term.clone()]);
+        assert_eq!(last.patience(), None);
+        assert_eq!(last.hold(term.clone(), is_sync), Some(term), "nothing waits for what is written");
+    }
+
+    #[test]
+    fn what_does_not_drain_and_what_kills_never_waits() {
+        let mut last = LastMessage::default();
+        let restart = signal("sync", libc::SIGTERM);
+        assert_eq!(last.hold(restart.clone(), |_| false), Some(restart));
+        let kill = signal("sync", libc::SIGKILL);
+        assert_eq!(last.hold(kill.clone(), is_sync), Some(kill));
+        assert_eq!(last.patience(), None);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_not_waited_for_any_longer() {
+        let mut last = LastMessage::default();
+        let drain = signal("sync", libc::SIGUSR2);
+        assert_eq!(last.hold(drain.clone(), is_sync), None);
+        last.until = Some(Instant::now());
+        assert_eq!(last.impatient(), [drain]);
+        assert_eq!(last.impatient(), []);
     }
 }

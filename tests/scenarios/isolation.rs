@@ -90,3 +90,40 @@ fn sudo_without_a_password_makes_it_worthless() {
     assert_eq!(reason, "`dev` may become root: sudo asks it for no password");
     sandbox.down();
 }
+
+/// As whom the unit's main process runs.
+fn uid(sandbox: &Sandbox, unit: &str) -> u32 {
+    std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("/proc/{}", sandbox.pid(unit))).unwrap())
+}
+
+#[test]
+fn users_of_their_own_stay_through_an_upgrade() {
+    skip!("needs-root");
+    let unit = |name: &str| format!("[unit.{name}]\nexec = 'exec sleep 1000'\nuser = 'auto'\n");
+    let sandbox = open(&(unit("web") + &unit("api")));
+    let of = |units: &[&str]| -> Vec<u32> { units.iter().map(|unit| uid(&sandbox, unit)).collect() };
+    let pids = [sandbox.pid("web"), sandbox.pid("api")];
+    let before = of(&["web", "api"]);
+    assert!(before.iter().all(|uid| (61185..=65519).contains(uid)) && before[0] != before[1], "{before:?}");
+    sandbox.run(&["upgrade"]).expect(0);
+    assert_eq!([sandbox.pid("web"), sandbox.pid("api")], pids);
+    assert_eq!(of(&["web", "api"]), before);
+    // By its name alone, `kbq` would get the uid of `web`; and `api` is still to be told from it when it is gone from the file.
+    sandbox.write_config(&format!("[health]\nlisten = \"off\"\n{}{}{}", unit("kbq"), unit("new"), unit("web")));
+    sandbox.run(&["reload"]).expect(0);
+    sandbox.run(&["wait", "--timeout", "60s"]).expect(0);
+    let after = of(&["web", "kbq", "new"]);
+    assert_eq!(after[0], before[0]);
+    let different: std::collections::BTreeSet<u32> = after.iter().copied().collect();
+    assert_eq!(different.len(), 3, "{after:?}");
+    sandbox.run(&["upgrade"]).expect(0);
+    sandbox.run(&["restart", "web", "kbq", "new"]).expect(0);
+    assert_ne!(sandbox.pid("web"), pids[0]);
+    assert_eq!(of(&["web", "kbq", "new"]), after, "in the run after it too");
+    // Each is still alone with what is its own.
+    for (unit, uid) in ["web", "kbq", "new"].iter().zip(&after) {
+        let home = fs::metadata(sandbox.path().join("state/default/home").join(unit)).unwrap();
+        assert_eq!((std::os::unix::fs::MetadataExt::uid(&home), home.permissions().mode() & 0o777), (*uid, 0o700));
+    }
+    sandbox.down();
+}

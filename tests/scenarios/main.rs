@@ -12,6 +12,7 @@ mod doors;
 mod environment;
 mod faults;
 mod isolation;
+mod last_message;
 mod leftovers;
 mod lifecycle;
 mod logs;
