@@ -104,12 +104,20 @@ fn users_of_their_own_stay_through_an_upgrade() {
     let of = |units: &[&str]| -> Vec<u32> { units.iter().map(|unit| uid(&sandbox, unit)).collect() };
     let pids = [sandbox.pid("web"), sandbox.pid("api")];
     let before = of(&["web", "api"]);
-    assert!(before.iter().all(|uid| (61185..=65519).contains(uid)) && before[0] != before[1], "{before:?}");
+    assert!(
+        before.iter().all(|uid| (61185..=65519).contains(uid)) && before[0] != before[1],
+        "{before:?}"
+    );
     sandbox.run(&["upgrade"]).expect(0);
     assert_eq!([sandbox.pid("web"), sandbox.pid("api")], pids);
     assert_eq!(of(&["web", "api"]), before);
     // By its name alone, `kbq` would get the uid of `web`; and `api` is still to be told from it when it is gone from the file.
-    sandbox.write_config(&format!("[health]\nlisten = \"off\"\n{}{}{}", unit("kbq"), unit("new"), unit("web")));
+    sandbox.write_config(&format!(
+        "[health]\nlisten = \"off\"\n{}{}{}",
+        unit("kbq"),
+        unit("new"),
+        unit("web")
+    ));
     sandbox.run(&["reload"]).expect(0);
     sandbox.run(&["wait", "--timeout", "60s"]).expect(0);
     let after = of(&["web", "kbq", "new"]);
@@ -123,7 +131,10 @@ fn users_of_their_own_stay_through_an_upgrade() {
     // Each is still alone with what is its own.
     for (unit, uid) in ["web", "kbq", "new"].iter().zip(&after) {
         let home = fs::metadata(sandbox.path().join("state/default/home").join(unit)).unwrap();
-        assert_eq!((std::os::unix::fs::MetadataExt::uid(&home), home.permissions().mode() & 0o777), (*uid, 0o700));
+        assert_eq!(
+            (std::os::unix::fs::MetadataExt::uid(&home), home.permissions().mode() & 0o777),
+            (*uid, 0o700)
+        );
     }
     sandbox.down();
 }

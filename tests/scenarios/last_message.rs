@@ -30,7 +30,10 @@ fn the_postmortem_of_a_drain_is_in_the_store() {
     let here = fs::read_to_string(sandbox.path().join("state/default/postmortem/drain.json")).unwrap();
     assert_eq!(stored, here);
     let units: Vec<Value> = serde_json::from_str(&stored).unwrap();
-    let dev = units.iter().find(|unit| unit["why"]["unit"] == "dev").unwrap_or_else(|| panic!("{stored}"));
+    let dev = units
+        .iter()
+        .find(|unit| unit["why"]["unit"] == "dev")
+        .unwrap_or_else(|| panic!("{stored}"));
     assert!(dev["why"].to_string().contains("the last that it said"), "{dev:#}");
     assert!(units.iter().any(|unit| unit["why"]["unit"] == "sync"), "{stored}");
 }
