@@ -3,7 +3,7 @@
 //! A sandbox is `<root>/<name>/` with the project and our own files in it. Commands run as the caller, with an environment that holds
 //! nothing but what programs need to work at all. Nothing is isolated: it is for trying out, for tests, and for a machine of one's own.
 
-use super::process::{self, LAUNCH, blocking, launched};
+use super::process::{self, Input, LAUNCH, blocking, launched};
 use super::{Answer, Body, Command, Exit, Fault, Heard, Output, Provider, Reach, Sandbox, Settings, State, Stream, Upload, Wake, Wanted};
 use crate::sandbox::fault::Code;
 use nix::sys::signal::{Signal, kill};
@@ -230,7 +230,7 @@ impl Provider for Local {
     fn run<'a>(&'a self, sandbox: &'a Sandbox, command: &'a Command, output: Output<'a>) -> Answer<'a, Exit> {
         Box::pin(async move {
             let process = self.process(sandbox, command.directory.as_deref(), &command.argv)?;
-            process::run(process, command.stdin.as_ref(), command.limit, output).await
+            process::run(process, command.stdin.as_ref().into(), command.limit, output).await
         })
     }
 
@@ -243,7 +243,7 @@ impl Provider for Local {
             let stdin = command.stdin.clone().unwrap_or_default();
             let mut heard = Heard::default();
             let mut take = |stream: Stream, chunk: &[u8]| heard.take(stream, chunk);
-            let exit = process::run(process, Some(&stdin), command.limit, &mut take).await?;
+            let exit = process::run(process, Input::Bytes(&stdin), command.limit, &mut take).await?;
             let pid = launched(exit, &heard)?;
             let (local, name, id) = (self.clone(), sandbox.name.clone(), pid.clone());
             blocking(move || local.remember(&name, &id)).await?;

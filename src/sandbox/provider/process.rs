@@ -2,13 +2,15 @@
 
 use super::{Exit, Fault, Heard, Output, Secret, Stream};
 use crate::sandbox::fault::Code;
+use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::Command;
+use tokio::sync::mpsc::Receiver;
 
 /// How long output is awaited once the process has ended: what it left behind may hold the pipe for ever.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -32,11 +34,48 @@ impl Drop for Group {
     }
 }
 
+/// What a process reads on standard input, before its end.
+pub(super) enum Input<'a> {
+    Nothing,
+    Bytes(&'a Secret),
+    /// What comes while it runs.
+    Chunks(Receiver<Bytes>),
+}
+
+impl<'a> From<Option<&'a Secret>> for Input<'a> {
+    fn from(stdin: Option<&'a Secret>) -> Self {
+        stdin.map_or(Self::Nothing, Self::Bytes)
+    }
+}
+
+impl Input<'_> {
+    /// Writes all of it. Who does not read it to its end says so with an exit code.
+    async fn feed(self, mut pipe: impl AsyncWrite + Unpin) {
+        match self {
+            Self::Nothing => {}
+            Self::Bytes(stdin) => {
+                let _ = pipe.write_all(stdin.reveal()).await;
+            }
+            Self::Chunks(mut chunks) => {
+                while let Some(chunk) = chunks.recv().await {
+                    if pipe.write_all(&chunk).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        let _ = pipe.shutdown().await;
+    }
+}
+
 /// Runs a command, feeds it, and hands over what it writes. Dropped, it kills the command with its group.
-pub(super) async fn run(mut command: Command, stdin: Option<&Secret>, limit: Duration, output: Output<'_>) -> Result<Exit, Fault> {
+pub(super) async fn run(mut command: Command, stdin: Input<'_>, limit: Duration, output: Output<'_>) -> Result<Exit, Fault> {
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     command
-        .stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdin(match stdin {
+            Input::Nothing => Stdio::null(),
+            Input::Bytes(_) | Input::Chunks(_) => Stdio::piped(),
+        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0)
@@ -47,10 +86,8 @@ pub(super) async fn run(mut command: Command, stdin: Option<&Secret>, limit: Dur
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let (input, out, err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
-        if let (Some(mut input), Some(stdin)) = (input, stdin) {
-            // Who does not read it to its end says so with an exit code.
-            let _ = input.write_all(stdin.reveal()).await;
-            let _ = input.shutdown().await;
+        if let Some(pipe) = input {
+            stdin.feed(pipe).await;
         }
     };
     let talk = async {
@@ -163,7 +200,7 @@ mod tests {
         command.args(["-c", script]);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let stdin = stdin.map(|text| Secret::new(text.to_owned()));
-        let exit = run(command, stdin.as_ref(), limit, &mut |stream, chunk| match stream {
+        let exit = run(command, stdin.as_ref().into(), limit, &mut |stream, chunk| match stream {
             Stream::Stdout => out.extend_from_slice(chunk),
             Stream::Stderr => err.extend_from_slice(chunk),
         })

@@ -3,18 +3,15 @@
 //! All that is asked of it is to run a command there with our standard input: one file is uploaded, one command is run, the environment
 //! goes over standard input. The box itself is its owner's: it is neither made nor ended here.
 
+mod pack;
 mod via;
 
-use super::process::{self, LAUNCH, launched};
-use super::{
-    Answer, Body, Command, Exit, Fault, Heard, Output, Provider, Reach, Sandbox, Secret, Settings, State, Stream, Upload, Wake, Wanted,
-};
+use super::process::{self, Input, LAUNCH, launched};
+use super::{Answer, Command, Exit, Fault, Heard, Output, Provider, Reach, Sandbox, Settings, State, Stream, Upload, Wake, Wanted};
 use crate::sandbox::fault::Code;
 use crate::unit::duration;
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use pack::{Packed, Packing};
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::time::Duration;
 use via::{Manner, Marks, Via};
 
@@ -29,7 +26,7 @@ const SHOWN: usize = 4000;
 #[derive(Clone, Copy, Debug)]
 struct Facts {
     manner: Manner,
-    gzip: bool,
+    packing: Packing,
 }
 
 /// Runs everything through one command.
@@ -69,12 +66,9 @@ impl Exec {
                 Some(manner) => manner,
                 None => self.probe().await?,
             };
-            let looking = Command::shell("command -v gzip >/dev/null 2>&1 && echo gzip; exit 0").within(ANSWERS_WITHIN);
-            let (_, heard) = self.gather(manner, &looking).await?;
-            Ok(Facts {
-                manner,
-                gzip: heard.stdout.trim_ascii() == b"gzip",
-            })
+            let (_, heard) = self.gather(manner, &Command::shell(pack::LOOK).within(ANSWERS_WITHIN)).await?;
+            let packing = Packing::found(&heard.text());
+            Ok(Facts { manner, packing })
         });
         facts.await.copied()
     }
@@ -85,7 +79,7 @@ impl Exec {
         process.args(["printf", "%s", "a  b"]);
         let mut heard = Heard::default();
         let mut take = |stream: Stream, chunk: &[u8]| heard.take(stream, chunk);
-        let exit = process::run(process, None, ANSWERS_WITHIN, &mut take).await;
+        let exit = process::run(process, Input::Nothing, ANSWERS_WITHIN, &mut take).await;
         let exit = exit.map_err(|fault| self.unreachable(&fault.message, &[]))?;
         match heard.stdout.as_slice() {
             b"a  b" => Ok(Manner::Words),
@@ -106,13 +100,18 @@ impl Exec {
 
     /// Runs a command and keeps what it writes.
     async fn gather(&self, manner: Manner, command: &Command) -> Result<(Exit, Heard), Fault> {
+        self.gather_from(manner, command, command.stdin.as_ref().into()).await
+    }
+
+    /// The same, with something else than its own standard input.
+    async fn gather_from(&self, manner: Manner, command: &Command, input: Input<'_>) -> Result<(Exit, Heard), Fault> {
         let mut heard = Heard::default();
         let mut take = |stream: Stream, chunk: &[u8]| heard.take(stream, chunk);
-        let exit = self.execute(manner, command, &mut take).await?;
+        let exit = self.execute(manner, command, input, &mut take).await?;
         Ok((exit, heard))
     }
 
-    async fn execute(&self, manner: Manner, command: &Command, output: Output<'_>) -> Result<Exit, Fault> {
+    async fn execute(&self, manner: Manner, command: &Command, input: Input<'_>, output: Output<'_>) -> Result<Exit, Fault> {
         let mut marks = Marks::new();
         let mut process = self.via.process();
         process.args(manner.words(&marks.wrap(command)));
@@ -127,7 +126,7 @@ impl Exec {
                 }
             }),
         };
-        let transport = process::run(process, command.stdin.as_ref(), command.limit, &mut take).await;
+        let transport = process::run(process, input, command.limit, &mut take).await;
         marks.rest(&mut |chunk| noise.extend_from_slice(chunk));
         match (marks.ended(), marks.begun(), transport) {
             (Some(exit), ..) => Ok(exit),
@@ -195,7 +194,10 @@ impl Provider for Exec {
     }
 
     fn run<'a>(&'a self, _sandbox: &'a Sandbox, command: &'a Command, output: Output<'a>) -> Answer<'a, Exit> {
-        Box::pin(async move { self.execute(self.facts().await?.manner, command, output).await })
+        Box::pin(async move {
+            let manner = self.facts().await?.manner;
+            self.execute(manner, command, command.stdin.as_ref().into(), output).await
+        })
     }
 
     fn launch<'a>(&'a self, _sandbox: &'a Sandbox, command: &'a Command, log: &'a str) -> Answer<'a, String> {
@@ -217,24 +219,22 @@ impl Provider for Exec {
         Box::pin(async move {
             let facts = self.facts().await?;
             let failed = |why: String| Fault::new(Code::UploadFailed, format!("uploading `{}`: {why}", file.path));
-            let body = file.body.clone();
-            let packed = process::blocking(move || pack(&body, facts.gzip)).await;
-            let (bytes, size) = packed.map_err(|error| failed(error.to_string()))?;
-            let sent = bytes.len() as u64;
-            let unpack = if facts.gzip { "gzip -dc" } else { "cat" };
+            let packed = Packed::start(&file.body, facts.packing).map_err(|error| failed(error.to_string()))?;
             let command = Command::shell(UPLOAD)
                 .arg("upload")
                 .arg(&file.path)
                 .arg(format!("{:o}", file.mode))
-                .arg(size.to_string())
-                .arg(unpack)
-                .within(UPLOADED_WITHIN)
-                .with_stdin(Secret::new(bytes));
-            let (exit, heard) = self.gather(facts.manner, &command).await?;
-            if exit.is_success() {
-                return Ok(sent);
+                .arg(packed.size.to_string())
+                .arg(facts.packing.unpack())
+                .within(UPLOADED_WITHIN);
+            let (exit, heard) = self.gather_from(facts.manner, &command, Input::Chunks(packed.chunks)).await?;
+            let sent = packed.work.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            match sent {
+                Ok(sent) if exit.is_success() => Ok(sent),
+                // Why it was not read to its end is said over there.
+                Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(failed(error.to_string())),
+                Ok(_) | Err(_) => Err(failed(format!("exit code {}", exit.0)).output(heard.both())),
             }
-            Err(failed(format!("exit code {}", exit.0)).output(heard.both()))
         })
     }
 
@@ -263,18 +263,3 @@ mkdir -p "$(dirname "$1")" || exit 70
 (umask 077 && $4 >"$new") && [ "$(wc -c <"$new")" -eq "$3" ] && chmod "$2" "$new" && mv -f "$new" "$1" && exit 0
 rm -f "$new"
 exit 71"#;
-
-/// What is sent, and how many bytes it is once it is unpacked.
-fn pack(body: &Body, gzip: bool) -> std::io::Result<(Vec<u8>, u64)> {
-    let bytes = match body {
-        Body::Bytes(secret) => secret.reveal().to_vec(),
-        Body::File(path) => std::fs::read(path)?,
-    };
-    let size = bytes.len() as u64;
-    if !gzip {
-        return Ok((bytes, size));
-    }
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 2), Compression::default());
-    encoder.write_all(&bytes)?;
-    Ok((encoder.finish()?, size))
-}
