@@ -7,6 +7,7 @@ use super::error::SyncError;
 use super::lease::{Claim, LEASE, OWNER, check_owner};
 use super::manifest::{FileEntry, GENERATIONS, Manifest};
 use super::path::TreePath;
+use super::power;
 use super::project::Project;
 use super::read::{Reading, read};
 use super::store::{Store, list_all, read_small};
@@ -103,7 +104,7 @@ pub async fn go_back(project: Project, generation: u64) -> Result<WentBack, Sync
     };
     // First everything here is sent, so that nothing is lost by going back.
     let mut engine = Engine::open_to_write(project).await?;
-    if !engine.index.restored {
+    if !engine.index.restored || engine.may_have_lost_bytes() {
         engine.arrive(&Silent).await?;
     }
     engine.adopt_index();
@@ -126,6 +127,7 @@ pub async fn go_back(project: Project, generation: u64) -> Result<WentBack, Sync
         engine.project.root.remove(&path).map_err(SyncError::local("removing", &path))?;
         went.removed += 1;
     }
+    power::make_durable(&engine.project.root)?;
     send_all(&mut engine).await?;
     let gone: Vec<_> = engine
         .index

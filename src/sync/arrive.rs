@@ -10,6 +10,7 @@ use super::manifest::FileEntry;
 use super::path::TreePath;
 use super::place::{Placed, fetch};
 use super::plan::{Base, Edited, Moved, Remote, Step, decide};
+use super::power;
 use super::read::{Reading, hash, now_ns, read};
 use super::rules::Rules;
 use super::send::digest_of;
@@ -114,6 +115,10 @@ impl Engine {
         self.index.generation = self.manifest.generation;
         self.index.manifest.clone_from(&self.manifest_etag);
         self.index.restored = true;
+        self.index.boot.clone_from(&self.boot);
+        if arrived.downloaded > 0 {
+            power::make_durable(&self.project.root)?;
+        }
         self.save_index()?;
         arrived.generation = self.manifest.generation;
         self.odd.extend(arrived.refused.clone());
@@ -228,6 +233,7 @@ impl Engine {
         if let Some(git) = git {
             paths.extend(git.changed.keys());
         }
+        let lost = self.may_have_lost_bytes();
         let mut steps = Vec::with_capacity(paths.len());
         for path in paths {
             let seen = self
@@ -245,6 +251,11 @@ impl Engine {
                 && entry.etag == object.etag
             {
                 steps.push((path.clone(), Step::Nothing, Some(*seen)));
+                continue;
+            }
+            if lost && let Some(step) = seen.as_ref().and_then(|seen| power::mend(seen, entry, object)) {
+                tracing::info!("the machine had lost bytes of `{path}`: it is restored again");
+                steps.push((path.clone(), step, seen));
                 continue;
             }
             let local = seen.as_ref().and_then(|seen| self.content_here(path, seen, entry));
@@ -428,6 +439,7 @@ impl Engine {
             since_save += 1;
             if since_save >= SAVE_EVERY {
                 since_save = 0;
+                power::make_durable(&self.project.root)?;
                 self.save_index()?;
             }
         }

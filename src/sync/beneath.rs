@@ -111,6 +111,11 @@ impl Root {
         Stat::of(&self.fd)
     }
 
+    /// Waits until everything that was written to its file system is on the disk. syncfs(2).
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.fd)?)
+    }
+
     /// Whether its path still leads to what was opened.
     pub fn is_in_place(&self) -> bool {
         use std::os::unix::fs::MetadataExt;

@@ -5,6 +5,7 @@
 //! and in no manifest: they belong to no generation, and going back to one does not touch them. Nothing is removed from the store because
 //! it is gone here; `gc` removes old postmortems.
 
+use super::arrive::There;
 use super::beneath::{Kind, Replace, Root};
 use super::conflicts::{CONFLICTS, STAMP};
 use super::content::{Content, Digest};
@@ -12,6 +13,7 @@ use super::engine::{Engine, info_for};
 use super::error::SyncError;
 use super::index::Entry;
 use super::path::TreePath;
+use super::power;
 use super::read::{Reading, now_ns, read};
 use super::send::digest_of;
 use super::store::{Condition, Etag, Info, Listed, StoreError, read_small};
@@ -145,28 +147,39 @@ impl Engine {
         let mut make = std::fs::DirBuilder::new();
         make.recursive(true).mode(0o700).create(&folder).map_err(failed)?;
         let root = Root::open(&folder).map_err(failed)?;
+        let mut brought = false;
         for object in listed {
             let path = object.key.strip_prefix(TRANSCRIPTS).map(TreePath::parse);
             let (Some(Ok(path)), Ok(key)) = (path, TreePath::parse(&object.key)) else {
                 self.odd.insert(object.key, "no name of a transcript".into());
                 continue;
             };
-            if let Err(why) = self.bring_one_beside(&root, &Beside { path, key }, &object.etag).await? {
-                self.odd.insert(object.key, why);
+            match self.bring_one_beside(&root, &Beside { path, key }, &object).await? {
+                Ok(was_brought) => brought |= was_brought,
+                Err(why) => {
+                    self.odd.insert(object.key, why);
+                }
             }
         }
-        Ok(())
+        if brought { power::make_durable(&root) } else { Ok(()) }
     }
 
-    async fn bring_one_beside(&mut self, root: &Root, file: &Beside, etag: &Etag) -> Result<Result<(), String>, SyncError> {
+    /// Whether it was brought, or why it cannot be.
+    async fn bring_one_beside(&mut self, root: &Root, file: &Beside, object: &Listed) -> Result<Result<bool, String>, SyncError> {
         let here = root.lstat(&file.path).ok().flatten();
         let known = self.index.beside.get(&file.key);
-        let has_it = known.is_some_and(|known| known.etag == *etag);
-        if has_it || (here.is_some() && !known.is_some_and(|known| is_as_it_was(root, &file.path, known))) {
-            return Ok(Ok(()));
+        let there = There {
+            etag: object.etag.clone(),
+            size: object.size,
+            known: None,
+        };
+        let lost = self.may_have_lost_bytes() && here.is_some_and(|here| power::mend(&here, known, Some(&there)).is_some());
+        let has_it = known.is_some_and(|known| known.etag == object.etag);
+        if !lost && (has_it || (here.is_some() && !known.is_some_and(|known| is_as_it_was(root, &file.path, known)))) {
+            return Ok(Ok(false));
         }
         let Some((head, bytes)) = read_small(&*self.project.store, file.key.as_str(), MOST).await? else {
-            return Ok(Ok(()));
+            return Ok(Ok(false));
         };
         let sha256 = Digest::of(&bytes);
         let said = head.info.metadata.get("sha256");
@@ -188,7 +201,7 @@ impl Engine {
                 };
                 let entry = Entry::new(stat, content, head.etag, now_ns());
                 self.index.beside.insert(file.key.clone(), entry);
-                Ok(Ok(()))
+                Ok(Ok(true))
             }
             Err(error) => Ok(Err(format!("writing it here: {error}"))),
         }

@@ -8,6 +8,7 @@ use super::intent::{Log, Replay};
 use super::lease::{self, Before, Claim, Lease};
 use super::manifest::{self, FileEntry, Manifest, ManifestError};
 use super::path::TreePath;
+use super::power;
 use super::project::Project;
 use super::read::now_ns;
 use super::side_by_side::side_by_side;
@@ -60,6 +61,8 @@ pub struct Engine {
     pub tally: Tally,
     /// What cannot be kept or restored, with the reason.
     pub odd: BTreeMap<String, String>,
+    /// This boot of the machine.
+    pub(super) boot: Option<String>,
     pub(super) log: Log,
     replay: Replay,
     /// What an earlier life may have written.
@@ -124,6 +127,7 @@ impl Engine {
             manifest_etag: None,
             tally: Tally::default(),
             odd: BTreeMap::new(),
+            boot: power::boot(),
             log,
             replay,
             unsure: BTreeMap::new(),

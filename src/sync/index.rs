@@ -54,6 +54,8 @@ pub struct Index {
     pub manifest: Option<Etag>,
     /// Whether a restore has completed here; until then nothing may be removed from the store.
     pub restored: bool,
+    /// The boot of the machine under which it was last compared with tree and store.
+    pub boot: Option<String>,
     /// The root that it speaks of: device and inode.
     pub root: (u64, u64),
     /// The files.

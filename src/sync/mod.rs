@@ -25,6 +25,7 @@ pub mod pack;
 pub mod path;
 mod place;
 pub mod plan;
+mod power;
 pub mod project;
 pub mod read;
 pub mod rules;

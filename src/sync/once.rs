@@ -42,7 +42,7 @@ async fn attempt(engine: &mut Engine, progress: &dyn Progress) -> Result<Arrived
 pub async fn flush(project: Project, confirm_deletes: bool) -> Result<Flushed, SyncError> {
     let _lock = project.lock()?;
     let mut engine = Engine::open_to_write(project).await?;
-    if !engine.index.restored || engine.index.manifest != engine.manifest_etag {
+    if !engine.index.restored || engine.may_have_lost_bytes() || engine.index.manifest != engine.manifest_etag {
         engine.arrive(&super::arrive::Silent).await?;
     }
     engine.settle_unsure().await?;

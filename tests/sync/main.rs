@@ -16,6 +16,8 @@ mod fatal;
 mod git;
 mod keys;
 mod peers;
+mod power;
+mod progress;
 mod projects;
 mod restore;
 mod server;

@@ -9,7 +9,7 @@ use crate::sync::store::Etag;
 use std::collections::BTreeMap;
 
 /// What it begins with; another one is another form.
-const MAGIC: &[u8] = b"sandkeep index 2\n";
+const MAGIC: &[u8] = b"sandkeep index 3\n";
 /// About what an entry takes.
 const ENTRY: usize = 200;
 
@@ -21,6 +21,7 @@ pub(super) fn write(index: &Index) -> Vec<u8> {
     number(&mut out, index.root.0);
     number(&mut out, index.root.1);
     optional(&mut out, index.manifest.as_ref(), |out, etag| text(out, &etag.0));
+    optional(&mut out, index.boot.as_ref(), |out, boot| text(out, boot));
     entries(&mut out, &index.files);
     entries(&mut out, &index.beside);
     number(&mut out, index.empty.len() as u64);
@@ -79,6 +80,7 @@ pub(super) fn read(body: &[u8]) -> Option<Index> {
         restored: rest.number()? == 1,
         root: (rest.number()?, rest.number()?),
         manifest: rest.optional(|rest| rest.text().map(|etag| Etag(etag.to_owned())))?,
+        boot: rest.optional(|rest| rest.text().map(str::to_owned))?,
         files: rest.entries()?,
         beside: rest.entries()?,
         empty: (0..rest.number()?).map(|_| rest.path()).collect::<Option<_>>()?,
@@ -189,6 +191,7 @@ mod tests {
             beside in proptest::collection::btree_map("[a-z]{1,9}", entry(), 0..3),
             empty in proptest::collection::btree_set("[a-z]{1,9}", 0..3),
             manifest in proptest::option::of("\\PC{0,40}"),
+            boot in proptest::option::of("\\PC{0,40}"),
             numbers in any::<[u64; 3]>(),
             restored in any::<bool>(),
             cut in any::<prop::sample::Index>(),
@@ -199,6 +202,7 @@ mod tests {
                 restored,
                 root: (numbers[1], numbers[2]),
                 manifest: manifest.map(Etag),
+                boot,
                 files: files.into_iter().map(|(name, entry)| (path(&name), entry)).collect(),
                 beside: beside.into_iter().map(|(name, entry)| (path(&name), entry)).collect(),
                 empty: empty.iter().map(|name| path(name)).collect(),

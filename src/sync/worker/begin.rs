@@ -29,7 +29,8 @@ pub(super) async fn begin(project: Project, options: Options, tell: watch::Sende
     );
     let engine = open(project, &tell).await?;
     let mut worker = Worker::new(engine, options, tell);
-    let in_step = worker.engine.index.restored && worker.engine.index.manifest == worker.engine.manifest_etag;
+    let engine = &worker.engine;
+    let in_step = engine.index.restored && engine.index.manifest == engine.manifest_etag && !engine.may_have_lost_bytes();
     if worker.options.hold && !worker.engine.index.restored {
         worker.resting = State::Held;
     } else if !in_step {
