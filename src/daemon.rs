@@ -52,6 +52,9 @@ use upgrade::Upgrading;
 /// After a publication, the next one waits this long, so that a thousand units that start do not cost a million snapshots.
 const PACE: Duration = Duration::from_millis(10);
 
+/// For so long events are asked for one after the other before the doors and the clock get their turn. What is known is stepped for first.
+const TURN: Duration = Duration::from_millis(5);
+
 /// So many events have room for as long as the daemon lives.
 const INBOX: usize = 32;
 
@@ -96,7 +99,7 @@ impl Daemon {
     /// Turns until the supervisor has halted; its exit code.
     async fn turn(&mut self, sources: &mut Sources) -> u8 {
         loop {
-            self.work();
+            let cut = self.work();
             if self.upgrading.as_ref().is_some_and(|upgrading| upgrading.go) {
                 self.change_image(sources).await;
             }
@@ -104,12 +107,15 @@ impl Daemon {
                 return code;
             }
             let wake = self.next_wake();
+            let busy = cut || self.hands.has_more();
             tokio::select! {
                 asked = sources.signals.next() => self.asked(asked),
                 ready = sources.host.readable() => if let Ok(mut ready) = ready { ready.clear_ready() },
                 Some(command) = sources.commands.recv() => self.command(command),
                 Some(answer) = sources.answers.recv() => self.answered(answer),
                 () = sleep_until(wake) => {}
+                // Everything else that is due gets its turn, and no more.
+                () = tokio::task::yield_now(), if busy => {}
             }
             self.look_at_clock(wake);
             let impatient = self.last_message.impatient();
@@ -121,13 +127,14 @@ impl Daemon {
         }
     }
 
-    /// Steps until there is nothing left to step for.
-    fn work(&mut self) {
-        loop {
+    /// Steps until there is nothing left to step for, or others have waited for long enough: then `true`. Nothing is left in the inbox.
+    fn work(&mut self) -> bool {
+        let until = Instant::now() + TURN;
+        let cut = loop {
             let event = match self.inbox.pop_front() {
                 Some(event) => event,
                 None if self.supervisor.next_deadline().is_some_and(|(at, _, _)| at <= Instant::now()) => Event::Deadline,
-                None => break,
+                None => break false,
             };
             self.hands.before(&event, &mut self.publisher, &self.clock);
             let now = Instant::now();
@@ -141,12 +148,16 @@ impl Daemon {
                 self.perform(action);
             }
             if self.inbox.is_empty() {
+                if now >= until {
+                    break true;
+                }
                 self.inbox.extend(self.hands.events());
             }
-        }
+        };
         // A thousand units that start leave a queue behind that is never needed again.
         self.inbox.shrink_to(INBOX);
         self.publish_if_due();
+        cut
     }
 
     fn perform(&mut self, action: Action) {

@@ -48,6 +48,7 @@ pub async fn keep_from(mut position: Position, directory: PathBuf, daemon: Daemo
             more = events.wait(position) => if !more { return },
             changed = snapshots.changed(), if drained.is_some() => if changed.is_err() { return },
         }
+        drain_if_due(&mut drained, &directory, &daemon).await;
         let (seen, end) = events.read(position, PAGE);
         position = end;
         for event in seen {
@@ -55,15 +56,20 @@ pub async fn keep_from(mut position: Position, directory: PathBuf, daemon: Daemo
                 && transition.state == UnitState::Failed
             {
                 failed(&directory, &daemon, &transition.unit).await;
+                // Sync waits for nothing else, and failures take their time each.
+                drain_if_due(&mut drained, &directory, &daemon).await;
             }
         }
-        let snapshot = daemon.snapshot();
-        if snapshot.phase == Phase::Stopping
-            && let Some(drained) = drained.take()
-        {
-            drain(directory.clone(), daemon.clone(), snapshot).await;
-            drained();
-        }
+    }
+}
+
+async fn drain_if_due(drained: &mut Option<impl FnOnce()>, directory: &Path, daemon: &DaemonHandle) {
+    let snapshot = daemon.snapshot();
+    if snapshot.phase == Phase::Stopping
+        && let Some(drained) = drained.take()
+    {
+        drain(directory.to_owned(), daemon.clone(), snapshot).await;
+        drained();
     }
 }
 

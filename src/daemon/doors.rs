@@ -4,8 +4,10 @@ use super::start::{DaemonError, listen, starting};
 use crate::control::DaemonHandle;
 use crate::control::doors::{self, Limits};
 use crate::control::token::Token;
+use nix::sys::socket::{self, Backlog, Shutdown};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use tokio::task::AbortHandle;
 
@@ -57,7 +59,7 @@ impl Doors {
             return Ok(());
         }
         if !same_address {
-            self.tcp = listen(address)?;
+            self.tcp = self.listen_at(address, handle)?;
         }
         self.token = token;
         if let Some(serving) = self.serving_tcp.take() {
@@ -67,6 +69,31 @@ impl Doors {
             self.serve_tcp(handle).map_err(starting("serving the health endpoint"))?;
         }
         Ok(())
+    }
+
+    /// Listens there. On all addresses of a port nobody can listen who listens on one of them, not even ourselves: then that ends first,
+    /// and begins again if it was in vain.
+    fn listen_at(&mut self, address: Option<SocketAddr>, handle: &DaemonHandle) -> Result<Option<(SocketAddr, TcpListener)>, DaemonError> {
+        let bound = listen(address);
+        let ours = self
+            .tcp
+            .as_ref()
+            .filter(|(ours, _)| address.is_some_and(|address| address.port() == ours.port()));
+        let (Err(DaemonError::Listen { source, .. }), Some((_, ours))) = (&bound, ours) else {
+            return bound;
+        };
+        if source.kind() != io::ErrorKind::AddrInUse || socket::shutdown(ours.as_raw_fd(), Shutdown::Read).is_err() {
+            return bound;
+        }
+        let bound = listen(address);
+        if bound.is_err() {
+            socket::listen(ours, Backlog::MAXCONN).map_err(|why| starting("listening again for the health endpoint")(why))?;
+            if let Some(serving) = self.serving_tcp.take() {
+                serving.abort();
+                self.serve_tcp(handle).map_err(starting("serving the health endpoint"))?;
+            }
+        }
+        bound
     }
 
     /// Takes no more: who comes waits in the kernel.

@@ -234,6 +234,16 @@ impl Hands {
         self.host.events()
     }
 
+    /// Whether events are to be asked for again before anything is waited for.
+    pub(super) fn has_more(&self) -> bool {
+        self.host.has_more()
+    }
+
+    /// Whether every event that is known was given out.
+    pub(super) fn is_told(&self) -> bool {
+        self.host.is_told()
+    }
+
     pub(super) fn next_wake(&self) -> Option<Instant> {
         self.host.next_poll()
     }

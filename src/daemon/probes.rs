@@ -19,6 +19,8 @@ use tokio::task::AbortHandle;
 
 /// How much of a probe's output is kept for its last line.
 const TAIL: usize = 4096;
+/// What fits into a pipe, as it is made.
+const PIPE: usize = 64 * 1024;
 
 /// What tasks tell the loop.
 #[derive(Debug)]
@@ -179,9 +181,13 @@ async fn collect(child: ProbeChild, mut output: Receiver, _guard: KillOnDrop) ->
             },
         }
     };
-    // Straight from the pipe: nobody may have told the runtime yet that there is something in it.
-    while let Ok(length @ 1..) = nix::unistd::read(&output, &mut buffer) {
-        keep_tail(&mut tail, &buffer[..length]);
+    // Straight from the pipe: nobody may have told the runtime yet that there is something in it. No more than fits into one, for what the
+    // command left behind may go on writing.
+    for _ in 0..PIPE / TAIL {
+        match nix::unistd::read(&output, &mut buffer) {
+            Ok(length @ 1..) => keep_tail(&mut tail, &buffer[..length]),
+            Ok(0) | Err(_) => break,
+        }
     }
     let status = status.map_err(|_| "its end was not seen".to_owned())?;
     Ok((status, tail))

@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 const CHECKED_WITHIN: Duration = Duration::from_secs(20);
 /// How long connections get to end.
 const CLOSED_WITHIN: Duration = Duration::from_millis(500);
+/// So many rounds of events are stepped for before the exec, where they do not end by themselves.
+const SETTLED: usize = 16;
 /// What a binary says that can take over, in its last line.
 pub const READY: &str = "ready";
 
@@ -188,9 +190,9 @@ impl Daemon {
         self.code = Some(1);
     }
 
-    /// Until nothing is left to step for.
+    /// Until nothing is left to step for. What is said faster than it is read waits in its socket for the next image.
     fn settle(&mut self, sources: &mut Sources) {
-        loop {
+        for round in 0_usize.. {
             while let Ok(command) = sources.commands.try_recv() {
                 self.command(command);
             }
@@ -202,6 +204,9 @@ impl Daemon {
                 break;
             }
             self.work();
+            if round >= SETTLED && self.hands.is_told() {
+                break;
+            }
         }
         self.requests.move_all();
     }

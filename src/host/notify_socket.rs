@@ -21,6 +21,10 @@ const LONGEST: usize = 64 * 1024;
 const MOST_DESCRIPTORS: usize = 253;
 /// What may wait in the kernel while we are busy.
 const BUFFERED: usize = 1 << 20;
+/// How many messages wait for us at most, where the kernel does not tell.
+const QUEUED: usize = 512;
+/// The most that the kernel's word on that is taken for.
+const MOST_QUEUED: usize = 4096;
 
 /// A datagram and who sent it.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub(super) struct NotifySocket {
     path: PathBuf,
     name: String,
     buffer: Vec<u8>,
+    queue: usize,
 }
 
 impl NotifySocket {
@@ -62,6 +67,7 @@ impl NotifySocket {
             path: path.to_path_buf(),
             name,
             buffer: vec![0; LONGEST],
+            queue: longest_queue(),
         })
     }
 
@@ -83,6 +89,7 @@ impl NotifySocket {
             path: handed.path.clone(),
             name: handed.name.clone(),
             buffer: vec![0; LONGEST],
+            queue: longest_queue(),
         })
     }
 
@@ -103,14 +110,70 @@ impl NotifySocket {
             .flatten()
     }
 
-    /// The next message, if there is one. Descriptors that come with it are closed: that answers a `BARRIER=1`, for everything sent before
-    /// it has been taken by then.
-    pub(super) fn receive(&mut self) -> Option<Message> {
+    /// The next message of one round, if there is one. Descriptors that come with it are closed: that answers a `BARRIER=1`, for everything
+    /// sent before it has been taken by then.
+    pub(super) fn receive(&mut self, round: &mut Round) -> Option<Message> {
         let Self {
             by_path, by_name, buffer, ..
         } = self;
-        receive(by_path, buffer).or_else(|| receive(by_name.as_ref()?, buffer))
+        let by_path = || receive(by_path, buffer);
+        if let Some(message) = round.by_path.take(by_path) {
+            return Some(message);
+        }
+        round.by_name.take(|| receive(by_name.as_ref()?, buffer))
     }
+
+    /// As many messages as may wait at this moment: who has read so many has everything that was sent before it began, however fast
+    /// somebody sends more.
+    pub(super) fn round(&self) -> Round {
+        let left = Left {
+            messages: self.queue,
+            empty: false,
+        };
+        Round {
+            by_path: left,
+            by_name: left,
+        }
+    }
+}
+
+/// How much of the two queues is still to be read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    by_path: Left,
+    by_name: Left,
+}
+
+impl Round {
+    /// Whether there may be more than was read.
+    pub(super) fn is_cut(&self) -> bool {
+        !(self.by_path.empty && self.by_name.empty)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    messages: usize,
+    empty: bool,
+}
+
+impl Left {
+    fn take(&mut self, receive: impl FnOnce() -> Option<Message>) -> Option<Message> {
+        if self.empty || self.messages == 0 {
+            return None;
+        }
+        self.messages -= 1;
+        let message = receive();
+        self.empty = message.is_none();
+        message
+    }
+}
+
+/// How many datagrams the kernel lets wait in a socket: unix(7), max_dgram_qlen. It takes one more than it says.
+fn longest_queue() -> usize {
+    let told = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen");
+    let told = told.ok().and_then(|text| text.trim().parse::<usize>().ok());
+    told.map_or(QUEUED, |most| most.min(MOST_QUEUED)) + 2
 }
 
 fn prepare(socket: &UnixDatagram) -> io::Result<()> {
@@ -176,9 +239,12 @@ mod tests {
         let me = Pid::try_from(std::process::id()).unwrap();
         let client = UnixDatagram::unbound().unwrap();
         client.send_to(b"READY=1", &path).unwrap();
-        let message = socket.receive().unwrap();
+        let mut round = socket.round();
+        let message = socket.receive(&mut round).unwrap();
         assert_eq!((message.pid, &message.text[..]), (me, &b"READY=1"[..]));
-        assert!(socket.receive().is_none());
+        assert!(round.is_cut());
+        assert!(socket.receive(&mut round).is_none());
+        assert!(!round.is_cut());
 
         let (mut ours, theirs) = std::io::pipe().unwrap();
         let address = UnixAddr::new(&path).unwrap();
@@ -192,7 +258,8 @@ mod tests {
         )
         .unwrap();
         drop(theirs);
-        assert!(socket.receive().is_some());
+        let mut round = socket.round();
+        assert!(socket.receive(&mut round).is_some());
         assert_eq!(ours.read(&mut [0]).unwrap(), 0, "the other end is closed");
     }
 
@@ -205,7 +272,32 @@ mod tests {
         let client = UnixDatagram::unbound().unwrap();
         client.send_to_addr(&vec![b'x'; LONGEST + 1], &address).unwrap();
         client.send_to_addr(b"STATUS=here", &address).unwrap();
-        assert_eq!(socket.receive().unwrap().text, b"STATUS=here");
-        assert!(socket.receive().is_none());
+        let mut round = socket.round();
+        assert_eq!(socket.receive(&mut round).unwrap().text, b"STATUS=here");
+        assert!(socket.receive(&mut round).is_none());
+    }
+
+    #[test]
+    fn a_round_ends_however_much_is_sent_and_the_other_door_is_read_too() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("n");
+        let mut socket = NotifySocket::bind(&path).unwrap();
+        let name = socket.address_for_others().into_string().unwrap();
+        let client = UnixDatagram::unbound().unwrap();
+        client.send_to(b"flood", &path).unwrap();
+        client
+            .send_to_addr(b"other", &SocketAddr::from_abstract_name(&name[1..]).unwrap())
+            .unwrap();
+        let (mut round, mut read) = (socket.round(), Vec::new());
+        while let Some(message) = socket.receive(&mut round) {
+            // One more for each that is read: the queue is never empty.
+            if message.text == b"flood" {
+                client.send_to(b"flood", &path).unwrap();
+            }
+            read.push(message.text);
+        }
+        assert!(round.is_cut());
+        assert_eq!(read.len(), socket.queue + 1);
+        assert_eq!(read.last().unwrap(), b"other");
     }
 }

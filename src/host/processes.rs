@@ -89,6 +89,8 @@ pub struct Host {
     child_died: UnixStream,
     registration: signal_hook::SigId,
     outbox: Vec<Event>,
+    /// Not everything was read the last time.
+    more: bool,
     /// Commands of the supervisor's own so far.
     helpers: Invocation,
     /// Whether everything that descends from us ends with this value: not before it is certain that this image of the process stays.
@@ -171,6 +173,8 @@ impl Host {
             child_died,
             registration,
             outbox: Vec::new(),
+            // An earlier image of this process may have left something.
+            more: true,
             helpers: 0,
             owns: false,
         })

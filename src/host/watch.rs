@@ -28,6 +28,9 @@ const PACKAGES: Duration = Duration::from_secs(1);
 /// More directories than this are not watched.
 const MOST_DIRECTORIES: usize = 8192;
 
+/// So many times changes are read in one go, a page each.
+const MOST_READS: usize = 64;
+
 /// Why some directories are not watched.
 const TOO_MANY: &str = "it watches more than 8192 directories: changes in the rest are not seen";
 const KERNEL_LIMIT: &str = "the kernel watches no more directories (fs.inotify.max_user_watches): changes in the rest are not seen";
@@ -243,9 +246,9 @@ impl Watcher {
         self.settling.values().map(|settling| settling.due).chain(self.look_again).min()
     }
 
-    /// What changed, once it is quiet.
-    pub(super) fn events(&mut self, now: Instant, events: &mut Vec<Event>) {
-        self.take_changes(now);
+    /// What changed, once it is quiet. `true` if more has changed than was read.
+    pub(super) fn events(&mut self, now: Instant, events: &mut Vec<Event>) -> bool {
+        let more = self.take_changes(now);
         if self.look_again.is_some_and(|at| at <= now) {
             self.look_again = None;
             self.add_directories();
@@ -257,7 +260,7 @@ impl Watcher {
             .map(|(key, _)| key.clone())
             .collect();
         if due.is_empty() {
-            return;
+            return more;
         }
         let busy = packages::manager_works_in(&self.root);
         for key in due {
@@ -267,6 +270,7 @@ impl Watcher {
                 events.extend(self.event(key, settling.path));
             }
         }
+        more
     }
 
     fn event(&self, (unit, purpose): (Name, Purpose), path: String) -> Option<Event> {
@@ -285,15 +289,17 @@ impl Watcher {
         }
     }
 
-    fn take_changes(&mut self, now: Instant) {
-        loop {
+    /// `true` if there may be more: what writes files fast enough must not keep us here.
+    fn take_changes(&mut self, now: Instant) -> bool {
+        for _ in 0..MOST_READS {
             let Some(Ok(changes)) = self.inotify.as_ref().map(Inotify::read_events) else {
-                return;
+                return false;
             };
             for change in changes {
                 self.take_change(&change, now);
             }
         }
+        true
     }
 
     fn take_change(&mut self, change: &InotifyEvent, now: Instant) {

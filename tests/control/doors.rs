@@ -286,3 +286,30 @@ async fn a_failure_and_a_drain_leave_a_postmortem() {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }
+
+#[tokio::test]
+async fn the_drain_is_written_before_the_failures_that_wait() {
+    use sandkeep::control::document::UnitState;
+    let house = House::plain().await;
+    let directory = house.dir.path().join("postmortem");
+    let position = house.fake.handle.events.oldest();
+    crate::page::goes(&house, UnitState::Failed, "dead", 1, "exit code 1");
+    house
+        .fake
+        .snapshot
+        .send_modify(|snapshot| Arc::make_mut(snapshot).phase = sandkeep::control::Phase::Stopping);
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let there = directory.clone();
+    let drained = move || {
+        let names = std::fs::read_dir(there).unwrap().map(|entry| entry.unwrap().file_name());
+        let _ = tell.send(names.collect::<Vec<_>>());
+    };
+    tokio::spawn(sandkeep::control::postmortem::keep_from(
+        position,
+        directory,
+        house.fake.handle.clone(),
+        drained,
+    ));
+    let names = soon(told).await.unwrap();
+    assert_eq!(names, ["drain.json"]);
+}

@@ -128,3 +128,29 @@ fn the_status_shows_what_a_process_said_before_its_exit_failed() {
     }
     sandbox.down();
 }
+
+#[test]
+fn a_flood_of_notifications_keeps_nobody_else_waiting() {
+    skip!("needs-root");
+    skip!("needs-pid-namespace");
+    let mut sandbox = Sandbox::new(
+        "[health]\nlisten = \"off\"\n[unit.flood]\ntype = 'notify'\nexec = ['python3', 'flood.py']\n\
+         [unit.other]\nexec = 'exec sleep 1000'\nrestart = 'always'\n",
+    );
+    let flood = "import os, socket\nname = os.environ['NOTIFY_SOCKET']\nfor _ in range(3):\n    if os.fork() == 0: break\n\
+                 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\ns.connect(name)\ns.send(b'READY=1')\nwhile True: s.send(b'STATUS=more')\n";
+    fs::write(sandbox.project().join("flood.py"), flood).unwrap();
+    // As much waits in a socket as systemd lets it; where that cannot be set, less.
+    let script = "echo 512 > /proc/sys/net/unix/max_dgram_qlen; exec \"$@\"";
+    sandbox.spawn_within(&["unshare", "--net", "sh", "-c", script, "sh"]);
+    let pid = sandbox.pid("other");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    sandbox.until_unit("other", "its end is seen and it runs again", |unit| {
+        unit["sub_state"] == "running" && unit["pid"] != pid
+    });
+    sandbox.run(&["upgrade"]).expect(0);
+    assert_eq!(sandbox.unit("flood")["ready"], true);
+    sandbox.run(&["down"]).expect(0);
+    assert_eq!(sandbox.wait_exit(), 0);
+    sandbox.nothing_left();
+}

@@ -80,3 +80,38 @@ fn the_health_endpoint_moves() {
     assert!(events.contains("the health endpoint stays where it was"), "{events}");
     sandbox.down();
 }
+
+#[test]
+fn the_health_endpoint_moves_to_all_addresses_of_its_port_and_back() {
+    let port = crate::sandbox::free_port();
+    // Who listens on 127.0.0.1 alone is not to be had on 127.0.0.2.
+    let open = |address: &str| std::net::TcpStream::connect((address, port)).is_ok();
+    let config =
+        |address: &str| format!("[health]\nlisten = '{address}:{port}'\ntoken = 'a-token-of-my-own'\n[unit.a]\nexec = 'exec sleep 1000'\n");
+    let sandbox = Sandbox::new(&config("127.0.0.1"));
+    sandbox.up().expect(0);
+    assert!(open("127.0.0.1") && !open("127.0.0.2"));
+    let reload = |address: &str| {
+        sandbox.write_config(&config(address));
+        sandbox.run(&["reload"]).expect(0);
+    };
+    reload("0.0.0.0");
+    sandbox.eventually("it listens on all", || open("127.0.0.1") && open("127.0.0.2"));
+    reload("127.0.0.1");
+    sandbox.eventually("on one again", || open("127.0.0.1") && !open("127.0.0.2"));
+    let taken = std::net::TcpListener::bind(("127.0.0.2", port)).unwrap();
+    reload("0.0.0.0");
+    let answers = || {
+        let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) else {
+            return false;
+        };
+        let mut answer = String::new();
+        std::io::Write::write_all(&mut stream, b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        std::io::Read::read_to_string(&mut stream, &mut answer).is_ok_and(|_| answer.starts_with("HTTP/1.1 200"))
+    };
+    sandbox.eventually("it answers where it was", answers);
+    let events = sandbox.run(&["events"]).expect(0).stdout;
+    assert!(events.contains("the health endpoint stays where it was"), "{events}");
+    drop(taken);
+    sandbox.down();
+}

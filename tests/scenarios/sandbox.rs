@@ -150,12 +150,17 @@ impl Sandbox {
 
     /// Starts the supervisor in the foreground as process 1 of a pid namespace and waits until it is ready.
     pub fn spawn_as_pid_1(&mut self) {
-        let mut command = Command::new("unshare");
+        self.spawn_within(&["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    }
+
+    /// Starts the supervisor in the foreground by this command, which executes what follows, and waits until it is ready.
+    pub fn spawn_within(&mut self, command: &[&str]) {
+        let (program, words) = command.split_first().unwrap();
+        let mut command = Command::new(program);
         self.surroundings(&mut command);
-        let namespace = ["--pid", "--fork", "--kill-child", "--mount-proc"];
         let log = fs::File::create(self.path().join("up.out")).unwrap();
         let errors = fs::File::create(self.path().join("up.err")).unwrap();
-        command.args(namespace).arg(binary()).arg("up").stdout(log).stderr(errors);
+        command.args(words).arg(binary()).arg("up").stdout(log).stderr(errors);
         self.child = Some(command.spawn().unwrap());
         self.eventually("it is ready", || self.run(&["wait", "--timeout", "1s"]).code == 0);
     }

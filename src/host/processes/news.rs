@@ -8,6 +8,9 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use std::io::Read;
 use std::time::Instant;
 
+/// So many dead are looked at in one go.
+const MOST_DEAD: usize = 1024;
+
 impl Host {
     /// Whether the OOM killer ended a process: exactly, where the run's cgroup counts that.
     fn ended_by_oom(&mut self, key: &Key, pid: Pid, status: ExitStatus) -> bool {
@@ -20,22 +23,38 @@ impl Host {
         }
     }
 
-    /// What happened, in the order in which the supervisor must hear of it. Never blocks.
+    /// What happened, in the order in which the supervisor must hear of it. Never blocks, and comes to its end however much happens
+    /// meanwhile: what is left is told by [`Host::has_more`].
     pub fn events(&mut self) -> Vec<Event> {
         let mut events = std::mem::take(&mut self.outbox);
         self.drain_wakeups();
-        self.take_notices(&mut events);
-        while let Some(dead) = sys::next_dead() {
+        self.more = self.take_notices(&mut events);
+        for count in 0_usize.. {
+            let Some(dead) = sys::next_dead() else { break };
             // It said what it had to say before it died, and until it is reaped its pid says whose it was.
-            self.take_notices(&mut events);
+            let floods = self.take_notices(&mut events);
             sys::reap(dead.pid);
             self.ended(dead.pid, dead.status, &mut events);
+            if floods || count >= MOST_DEAD {
+                self.more = true;
+                break;
+            }
         }
         self.look_at_foreign(&mut events);
         self.look_at_pending(&mut events);
-        self.watcher.events(Instant::now(), &mut events);
+        self.more |= self.watcher.events(Instant::now(), &mut events);
         self.record.flush();
         events
+    }
+
+    /// Whether [`Host::events`] is to be called again soon, though no descriptor says so: somebody is faster than it is read.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Whether [`Host::events`] has said everything that it knew.
+    pub fn is_told(&self) -> bool {
+        self.outbox.is_empty()
     }
 
     fn drain_wakeups(&mut self) {
@@ -72,8 +91,10 @@ impl Host {
         }
     }
 
-    fn take_notices(&mut self, events: &mut Vec<Event>) {
-        while let Some(message) = self.notify.receive() {
+    /// Takes what was said before the call. `true` if there may be more.
+    fn take_notices(&mut self, events: &mut Vec<Event>) -> bool {
+        let mut round = self.notify.round();
+        while let Some(message) = self.notify.receive(&mut round) {
             let Some((unit, invocation)) = self.set.owner(&mut self.runs, message.pid) else {
                 tracing::debug!(pid = message.pid, "a notification from a process of no unit was dropped");
                 continue;
@@ -92,6 +113,7 @@ impl Host {
                 });
             }
         }
+        round.is_cut()
     }
 
     /// Makes another process of the run its main process. `false` if it is none of its.
