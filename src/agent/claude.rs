@@ -1,5 +1,6 @@
 //! The claude process: how it is started, fed, heard and ended. Decides nothing.
 
+use super::children::{Known, Leaders, Ticks};
 use super::protocol::{self, LINE_MAX, Line};
 use super::settings::{Launch, Settings};
 use super::transcript::Begun;
@@ -106,6 +107,8 @@ pub struct Claude {
     pub pid: i32,
     /// The mark of what it starts.
     pub mark: String,
+    /// When it was started.
+    pub since: Ticks,
     input: mpsc::UnboundedSender<String>,
     handle: Option<OwnedFd>,
 }
@@ -133,8 +136,10 @@ pub fn start(
     settings: &Settings,
     launch: &Launch,
     session: &SessionStart<'_>,
+    leaders: &Leaders,
     output: impl Fn(Output) + Send + Clone + 'static,
 ) -> io::Result<Claude> {
+    let since = Ticks::now();
     let mark = uuid::Uuid::new_v4().to_string();
     let mut command = Command::new(&surroundings.own_binary);
     command
@@ -161,13 +166,20 @@ pub fn start(
     fcntl_setfd(&held, FdFlags::empty())?;
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn()?;
-    drop((command, held));
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+    let known = leaders.add(pid, &mark);
+    drop((command, held));
     let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let (input, lines) = mpsc::unbounded_channel();
     tokio::spawn(feed(pipe::Sender::from_owned_fd(writer.into())?, lines));
-    tokio::spawn(hear(child, output));
-    Ok(Claude { pid, mark, input, handle })
+    tokio::spawn(hear(child, known, output));
+    Ok(Claude {
+        pid,
+        mark,
+        since,
+        input,
+        handle,
+    })
 }
 
 /// Which conversation a process works on.
@@ -276,7 +288,7 @@ async fn feed(mut stdin: pipe::Sender, mut lines: mpsc::UnboundedReceiver<String
     }
 }
 
-async fn hear(mut child: Child, output: impl Fn(Output) + Send + Clone + 'static) {
+async fn hear(mut child: Child, known: Known, output: impl Fn(Output) + Send + Clone + 'static) {
     let tail = Arc::new(Mutex::new(Vec::new()));
     let stderr = child.stderr.take();
     let complaints = tokio::spawn({
@@ -289,6 +301,7 @@ async fn hear(mut child: Child, output: impl Fn(Output) + Send + Clone + 'static
     });
     let heard = child.stdout.take().map(|stdout| tokio::spawn(listen(stdout, output.clone())));
     let status = child.wait().await;
+    drop(known);
     // A grandchild may hold the pipes for ever: what claude itself wrote is there at once.
     let settled = std::time::Duration::from_millis(300);
     if let Some(mut heard) = heard

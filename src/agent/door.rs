@@ -159,7 +159,7 @@ impl connect_info::Connected<IncomingStream<'_, UnixListener>> for Peer {
 /// The model must not answer its own questions, nor queue prompts for itself.
 async fn not_from_inside(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
     let changes = request.method() != axum::http::Method::GET;
-    if changes && peer.pid.is_some_and(tree::is_marked) {
+    if changes && peer.pid.is_some_and(tree::is_inside) {
         let detail = "processes that claude started may not ask or answer for it";
         return Problem::new(StatusCode::FORBIDDEN, "from_inside", detail).into_response();
     }

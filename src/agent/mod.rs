@@ -4,6 +4,7 @@
 //! the app's Convex deployment), `claude` runs them over its stream-json `protocol`, and what happens is numbered and on disk in the
 //! `outbox` before anybody hears of it.
 
+pub mod children;
 pub mod claude;
 pub mod door;
 pub mod flush;

@@ -4,6 +4,7 @@ mod act;
 mod status;
 mod wishes;
 
+use super::children::{self, Leaders, Ticks};
 use super::claude::{Claude, Output, Surroundings};
 use super::door::Knock;
 use super::inbox::local::Local;
@@ -14,7 +15,7 @@ use super::prompt::{Happening, Origin, Outcome, Prompt, PromptId, Verdict};
 use super::session::{Event, Offer, Rules, Session};
 use super::settings::Settings;
 use super::transcript::{Record, Transcripts};
-use super::tree;
+use super::tree::{self, Scope, Target};
 use crate::host::mask::Masker;
 use crate::sd_notify;
 use serde_json::Value;
@@ -77,6 +78,8 @@ struct Slot {
     claude: Option<Claude>,
     record: Record,
     used: Instant,
+    /// When its prompt was claimed.
+    claimed: Ticks,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +100,7 @@ type Inner = (String, Event);
 struct Worker {
     parts: Parts,
     slots: BTreeMap<String, Slot>,
+    leaders: Leaders,
     waiting: VecDeque<(Prompt, bool)>,
     ending: BTreeMap<PromptId, (Prompt, Outcome)>,
     events: VecDeque<Inner>,
@@ -125,6 +129,7 @@ pub async fn run(parts: Parts) -> Result<(), WorkerError> {
     let mut worker = Worker {
         parts,
         slots: BTreeMap::new(),
+        leaders: Leaders::default(),
         waiting: VecDeque::new(),
         ending: BTreeMap::new(),
         events: VecDeque::new(),
@@ -135,7 +140,10 @@ pub async fn run(parts: Parts) -> Result<(), WorkerError> {
         changed: true,
         report_at: Instant::now(),
     };
-    end_leftovers(&worker.parts.directory).await;
+    if let Err(error) = children::adopt(worker.leaders.clone()) {
+        tracing::warn!("orphans of claude are not given to the agent: {error}");
+    }
+    end_leftovers(&worker.parts.directory, &worker.leaders).await;
     sd_notify::ready();
     let mut give_up = None;
     loop {
@@ -155,7 +163,7 @@ pub async fn run(parts: Parts) -> Result<(), WorkerError> {
         }
         if give_up.is_some_and(|at| Instant::now() >= at) {
             tracing::warn!("ending although claude has not ended");
-            end_leftovers(&worker.parts.directory).await;
+            end_leftovers(&worker.parts.directory, &worker.leaders).await;
             break;
         }
         let wake_at = worker
@@ -385,6 +393,7 @@ impl Worker {
             claude: None,
             record,
             used: Instant::now(),
+            claimed: Ticks::NEVER,
         };
         self.slots.insert(name.to_owned(), slot);
     }
@@ -418,6 +427,9 @@ impl Worker {
         if let Some((prompt, mut outcome)) = self.ending.remove(&id) {
             outcome.attempt = attempt;
             return self.end_prompt(prompt, outcome);
+        }
+        if let Some(slot) = self.owner(&id).and_then(|name| self.slots.get_mut(&name)) {
+            slot.claimed = Ticks::now();
         }
         self.tell_owner(&id.clone(), Event::Claimed { id, attempt, text });
     }
@@ -482,14 +494,20 @@ fn marks_path(directory: &std::path::Path) -> PathBuf {
 }
 
 /// Ends what a life of this agent that was cut short has left.
-async fn end_leftovers(directory: &std::path::Path) {
+async fn end_leftovers(directory: &std::path::Path, leaders: &Leaders) {
     let path = marks_path(directory);
     let marks: Vec<String> = std::fs::read(&path)
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
     for mark in marks {
-        let ended = tree::end(&mark, tree::Scope::Everything).await;
+        let target = Target {
+            mark,
+            leader: 0,
+            scope: Scope::Everything,
+            orphans_before: Ticks::FOREVER,
+        };
+        let ended = tree::end(&target, leaders).await;
         if ended > 0 {
             tracing::info!("ended {ended} processes that an earlier agent had left");
         }

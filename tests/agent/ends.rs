@@ -1,6 +1,6 @@
 //! How prompts end otherwise: cancelled, out of time, refused by the API, after a question.
 
-use crate::support::{Sandbox, until};
+use crate::support::{Sandbox, processes_named, signal, until};
 use serde_json::json;
 
 #[test]
@@ -40,23 +40,112 @@ fn a_waiting_prompt_is_cancelled() {
     assert!(!sandbox.path("project/never.txt").exists());
 }
 
+/// A process that no variable and no parent betrays. Its text says which it is.
+fn stray(unique: &str) -> String {
+    format!("env -i setsid sleep {unique} >/dev/null 2>&1 &")
+}
+
+/// Seconds for `sleep`, as no other test has them.
+fn unique() -> String {
+    format!("1000.{}", fastrand::u64(1_000_000_000..9_000_000_000))
+}
+
+fn runs(unique: &str) -> bool {
+    processes_named(unique).next().is_some()
+}
+
 #[test]
 fn strays_are_ended_with_the_turn() {
     skip!("needs-claude");
     let sandbox = Sandbox::start();
-    let end = sandbox.ask("[[bash nohup sleep 1001 >/dev/null 2>&1 & setsid sleep 1002 >/dev/null 2>&1 & env -i setsid sleep 1003 >/dev/null 2>&1 & echo ok]]");
+    let hidden = unique();
+    let end = sandbox.ask(&format!(
+        "[[bash nohup sleep 1001 >/dev/null 2>&1 & setsid sleep 1002 >/dev/null 2>&1 & {} echo ok]]",
+        stray(&hidden)
+    ));
     assert_eq!(end["status"], "done", "{end}");
-    assert!(end["strays_ended"].as_u64().unwrap() >= 2, "{end}");
+    assert!(end["strays_ended"].as_u64().unwrap() >= 3, "{end}");
+    assert!(!runs(&hidden));
     sandbox.nothing_left_but("--input-format");
+    sandbox.until_all_are_reaped();
+    assert_eq!(sandbox.ask("[[say Still here.]]")["text"], "Still here.");
+    // Who reaps orphans leaves claude's own end to who waits for it.
+    let before = sandbox.claude_pid();
+    signal(before, "KILL");
+    assert_eq!(sandbox.ask("[[say Another.]]")["text"], "Another.");
+    assert_ne!(sandbox.claude_pid(), before);
+}
+
+#[test]
+fn strays_of_a_turn_that_is_cancelled_are_ended() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let hidden = unique();
+    let id = sandbox.send(&format!("[[bash {} echo begun > begun.txt; sleep 1000 & wait]]", stray(&hidden)));
+    sandbox.file_has("begun.txt", "begun");
+    sandbox.post(&format!("/v1/agent/prompts/{id}/cancel"), &json!({}));
+    assert_eq!(sandbox.end_of(&id)["status"], "cancelled");
+    assert!(!runs(&hidden));
+    sandbox.until_all_are_reaped();
+}
+
+#[test]
+fn strays_of_a_turn_that_is_run_again_are_ended() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let hidden = unique();
+    let tool = format!(
+        "{} echo x >> ran.txt; test $(wc -l < ran.txt) -gt 1 || {{ sleep 1000 & wait; }}",
+        stray(&hidden)
+    );
+    let id = sandbox.send(&format!("[[bash {tool}]][[say Done.]]"));
+    sandbox.file_has("ran.txt", "x");
+    until("its stray runs", || runs(&hidden));
+    signal(sandbox.claude_pid(), "KILL");
+    sandbox.done(&id, "Done.");
+    assert!(!runs(&hidden));
+    sandbox.until_all_are_reaped();
+}
+
+#[test]
+fn strays_of_another_session_live_as_long_as_its_turn() {
+    skip!("needs-claude");
+    let sandbox = Sandbox::start();
+    let (hidden, anothers) = (unique(), unique());
+    let waits = "touch go.txt; while [ ! -e on.txt ]; do sleep 0.1; done";
+    let id = sandbox.send(&format!("[[bash {} {waits}]]", stray(&hidden)));
+    until("the tool waits", || sandbox.path("project/go.txt").exists());
+    until("its stray runs", || runs(&hidden));
+    let text = format!("[[bash {} echo ok]]", stray(&anothers));
+    let end = sandbox.end_of(&sandbox.submit(json!({"text": text, "session": "other"})));
+    assert_eq!(end["status"], "done", "{end}");
+    assert!(runs(&hidden), "it is not the other session's to end");
+    std::fs::write(sandbox.path("project/on.txt"), "").unwrap();
+    assert_eq!(sandbox.end_of(&id)["status"], "done");
+    assert!(!runs(&hidden) && !runs(&anothers), "nobody else may have left them any more");
 }
 
 #[test]
 fn strays_may_live_where_the_config_says_so() {
     skip!("needs-claude");
-    let sandbox = Sandbox::with(json!({"background": true}));
-    let end = sandbox.ask("[[bash nohup sleep 1001 >/dev/null 2>&1 & echo ok]]");
+    let mut sandbox = Sandbox::with(json!({"background": true}));
+    let hidden = unique();
+    let waits = "env -i setsid sh -c 'while [ ! -e on.txt ]; do sleep 0.1; done; touch over.txt' >/dev/null 2>&1 &";
+    let end = sandbox.ask(&format!(
+        "[[bash nohup sleep 1001 >/dev/null 2>&1 & {} {waits} echo ok]]",
+        stray(&hidden)
+    ));
     assert_eq!(end["strays_ended"], 0);
     assert!(sandbox.processes().iter().any(|(_, command)| command.contains("sleep 1001")));
+    until("the stray runs", || runs(&hidden));
+    // One that ends by itself is not left as a zombie.
+    std::fs::write(sandbox.path("project/on.txt"), "").unwrap();
+    until("it ends", || sandbox.path("project/over.txt").exists());
+    sandbox.until_all_are_reaped();
+    assert!(runs(&hidden));
+    assert!(sandbox.down());
+    assert!(!runs(&hidden));
+    sandbox.nothing_left_but("--version");
 }
 
 #[test]

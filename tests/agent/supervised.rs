@@ -11,7 +11,7 @@ mod sandbox;
 
 use crate::mcp::Mcp;
 use crate::support::api::Api;
-use crate::support::{KEY, claude, signal};
+use crate::support::{KEY, claude, processes_named, signal};
 use sandbox::{Sandbox, free_port};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -252,6 +252,37 @@ fn the_supervisor_killed_in_a_turn() {
     // A claude that had time to say so in its transcript is told to go on, else it is asked again.
     let ran = std::fs::read_to_string(&ran).unwrap();
     assert!(["x\n", "x\nx\n"].contains(&ran.as_str()), "{ran}");
+    supervised.sandbox.down();
+}
+
+/// A process that a turn leaves in the background, and that neither its environment nor its parents tie to the unit.
+#[test]
+fn what_turns_leave_in_the_background_goes_with_the_unit() {
+    skip!("needs-claude");
+    let config = WORKERS.replace("[agent]\n", "[agent]\nbackground = true\n");
+    let supervised = Supervised::new(&config, None);
+    supervised.up(&[]);
+    let leave = || {
+        let seconds = format!("1000.{}", fastrand::u64(1_000_000_000..9_000_000_000));
+        let text = format!("[[bash env -i setsid sleep {seconds} >/dev/null 2>&1 & echo ok]]");
+        assert_eq!(end_of(&supervised.ask(&[&text]))["strays_ended"], 0);
+        supervised
+            .sandbox
+            .eventually("it runs after the turn", || processes_named(&seconds).next().is_some());
+        seconds
+    };
+    let gone = |seconds: &str| {
+        supervised
+            .sandbox
+            .eventually("it is gone", || processes_named(seconds).next().is_none());
+    };
+    let left = leave();
+    supervised.sandbox.run(&["stop", "agent"]).expect(0);
+    gone(&left);
+    supervised.sandbox.run(&["start", "agent"]).expect(0);
+    let left = leave();
+    signal(u32::try_from(supervised.sandbox.pid("agent")).unwrap(), "KILL");
+    gone(&left);
     supervised.sandbox.down();
 }
 

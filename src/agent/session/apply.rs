@@ -149,8 +149,9 @@ impl Session {
         let generation = self.generation;
         if let Some(turn) = self.turn.as_mut() {
             withdraw_questions(turn, &how, actions);
-            turn.last_error = how;
+            // Whatever else cut it has said why: this is only how the kill looks from here.
             if matches!(turn.phase, Phase::Sent { .. }) {
+                turn.last_error = how;
                 turn.phase = Phase::Cut;
             }
         }

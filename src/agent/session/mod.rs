@@ -214,6 +214,14 @@ impl Session {
         self.turn.is_some()
     }
 
+    /// Whether tools of its prompt may run.
+    pub fn uses_tools(&self) -> bool {
+        match self.turn.as_ref().map(|turn| &turn.phase) {
+            Some(Phase::Waiting { .. } | Phase::Sent { .. } | Phase::Cut | Phase::Interrupted { .. } | Phase::Recovering) => true,
+            None | Some(Phase::Claiming | Phase::Sweeping { .. } | Phase::Flushing { .. } | Phase::Lost | Phase::Suspended) => false,
+        }
+    }
+
     /// Prompts that wait behind the running one.
     pub fn queued(&self) -> usize {
         self.queue.len()

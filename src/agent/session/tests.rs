@@ -110,6 +110,14 @@ fn prompt(id: &str) -> Prompt {
     }
 }
 
+/// Why a turn is run again, as the event says it.
+fn because(actions: &[Action]) -> Option<&str> {
+    actions.iter().find_map(|action| match action {
+        Action::Record(_, Happening::State("running", detail)) => detail["because"].as_str(),
+        _ => None,
+    })
+}
+
 fn has(actions: &[Action], wanted: impl Fn(&Action) -> bool) -> bool {
     actions.iter().any(wanted)
 }
@@ -233,6 +241,9 @@ fn silence_is_a_stall_unless_a_tool_runs_or_a_person_is_asked() {
         Action::KillTree(_)
     )));
     assert_eq!(world.session.activity(), Activity::Stalled);
+    world.exited();
+    world.emptied();
+    assert_eq!(because(&world.wait(Duration::from_secs(1))), Some("silent for 121 s"));
 }
 
 #[test]
@@ -284,8 +295,14 @@ fn a_message_that_was_forgotten_is_sent_anew_under_another_id() {
         has(&actions, |action| matches!(action, Action::KillTree(1))),
         "one message with one process"
     );
+    world.exited();
     world.emptied();
     let actions = world.wait(Duration::from_secs(1));
+    assert_eq!(
+        because(&actions),
+        Some("the message was taken for answered"),
+        "not how it was killed"
+    );
     assert!(has(
         &actions,
         |action| matches!(action, Action::Start { message, .. } if message == "a-2")

@@ -1,12 +1,13 @@
 //! Doing what the sessions decide.
 
 use super::*;
+use crate::agent::children::Ticks;
 use crate::agent::claude::{self, SessionStart};
 use crate::agent::flush;
 use crate::agent::session::Action;
 use crate::agent::settings::Launch;
 use crate::agent::transcript;
-use crate::agent::tree::Scope;
+use crate::agent::tree::{Scope, Target};
 
 impl Worker {
     pub(super) fn act(&mut self, now: Instant, name: &str, action: Action) -> Result<(), WorkerError> {
@@ -80,7 +81,14 @@ impl Worker {
                 begun: self.parts.transcripts.prepare(&slot.record.claude_session, message)?,
                 resume_reason: resumes.then_some("sandkeep"),
             };
-            claude::start(&self.parts.surroundings, &self.parts.settings, launch, &session, output)
+            claude::start(
+                &self.parts.surroundings,
+                &self.parts.settings,
+                launch,
+                &session,
+                &self.leaders,
+                output,
+            )
         });
         let event = match started {
             Ok(claude) => {
@@ -110,10 +118,17 @@ impl Worker {
     }
 
     fn empty(&mut self, name: &str, generation: u64, everything: bool) {
+        let orphans_before = self.orphans_before(name);
         let Some(slot) = self.slots.get_mut(name) else { return };
-        let inner = self.inner.clone();
+        let (inner, leaders) = (self.inner.clone(), self.leaders.clone());
         let name = name.to_owned();
-        let Some((mark, leader)) = slot.claude.as_ref().map(|claude| (claude.mark.clone(), claude.pid)) else {
+        let target = slot.claude.as_ref().map(|claude| Target {
+            mark: claude.mark.clone(),
+            leader: claude.pid,
+            scope: if everything { Scope::Everything } else { Scope::OutsideSession },
+            orphans_before,
+        });
+        let Some(target) = target else {
             let _ = inner.send((name, Event::Emptied { generation, ended: 0 }));
             return;
         };
@@ -121,14 +136,26 @@ impl Worker {
             slot.claude = None;
         }
         tokio::spawn(async move {
-            let scope = if everything {
-                Scope::Everything
-            } else {
-                Scope::OutsideSession(leader)
-            };
-            let ended = tree::end(&mark, scope).await;
+            let ended = tree::end(&target, &leaders).await;
             let _ = inner.send((name, Event::Emptied { generation, ended }));
         });
+    }
+
+    /// An orphan that was there before any other session could have left it is this one's.
+    fn orphans_before(&self, name: &str) -> Ticks {
+        let background = self.parts.settings.background;
+        let others = self
+            .slots
+            .iter()
+            .filter(|(other, _)| other.as_str() != name)
+            .filter_map(|(_, slot)| {
+                let claude = slot.claude.as_ref()?;
+                match background {
+                    true => Some(claude.since),
+                    false => slot.session.uses_tools().then_some(slot.claimed),
+                }
+            });
+        others.min().unwrap_or(Ticks::FOREVER)
     }
 
     fn record(&mut self, now: Instant, name: &str, id: &PromptId, happening: Happening) {

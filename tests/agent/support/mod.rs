@@ -149,7 +149,6 @@ impl Sandbox {
         until("the worker listens", || UnixStream::connect(self.socket()).is_ok());
     }
 
-    #[allow(dead_code, reason = "the benchmark's alone")]
     pub(crate) fn pid(&self) -> u32 {
         self.worker.as_ref().unwrap().id()
     }
@@ -322,11 +321,7 @@ impl Sandbox {
     pub(crate) fn processes(&self) -> Vec<(u32, String)> {
         let home = format!("HOME={}", self.path("home").display());
         let own = self.worker.as_ref().map(Child::id);
-        let pids = std::fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-        let ours = pids.filter(|pid| Some(*pid) != own).filter(|pid| {
+        let ours = pids().filter(|pid| Some(*pid) != own).filter(|pid| {
             let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|entry| entry == home.as_bytes())
         });
@@ -337,6 +332,17 @@ impl Sandbox {
             ))
         });
         named.filter(|(_, command)| !command.is_empty()).collect()
+    }
+
+    /// Nothing that was a child of the worker waits to be reaped.
+    pub(crate) fn until_all_are_reaped(&self) {
+        let worker = self.pid().to_string();
+        let zombie = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let mut fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
+            fields.next() == Some("Z") && fields.next() == Some(&worker)
+        };
+        until("no zombie is left", || !pids().any(zombie));
     }
 
     /// The running claude.
@@ -382,6 +388,19 @@ impl Drop for Sandbox {
             eprintln!("worker.log:\n{}", self.log());
         }
     }
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+}
+
+/// Living processes, wherever they are, with this in their command line, but no shell that has it in its script.
+pub(crate) fn processes_named(text: &str) -> impl Iterator<Item = u32> {
+    pids().filter(move |pid| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        command.split(|byte| *byte == 0).any(|argument| argument == text.as_bytes())
+    })
 }
 
 pub(crate) fn signal(pid: u32, name: &str) {
