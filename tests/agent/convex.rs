@@ -14,6 +14,16 @@ fn inbox(sandbox: &Sandbox) -> Value {
     sandbox.status()["inbox"]["convex"].clone()
 }
 
+/// A prompt that ended so was not taken, and its error names what is wrong with it.
+fn is_refused(end: &Value, named: &str) {
+    assert_eq!(
+        (end["status"].as_str(), end["reason"].as_str()),
+        (Some("failed"), Some("refused")),
+        "{end}"
+    );
+    assert!(end["error"].as_str().unwrap().contains(named), "{end}");
+}
+
 /// A tool that waits until it is told to go on.
 const WAITS: &str = "[[bash touch go.txt; while [ ! -e on.txt ]; do sleep 0.1; done]]";
 
@@ -262,13 +272,7 @@ fn odd_prompts() {
         ("x".into(), "a\nb", "session"),
         ("x".into(), "", "session"),
     ] {
-        let end = convex.end_of(&send(&text, session), &sandbox);
-        assert_eq!(
-            (end["status"].as_str(), end["reason"].as_str()),
-            (Some("failed"), Some("refused")),
-            "{end}"
-        );
-        assert!(end["error"].as_str().unwrap().contains(named), "{end}");
+        is_refused(&convex.end_of(&send(&text, session), &sandbox), named);
     }
     assert!(sandbox.api.seen().requests.is_empty(), "claude had no part in it");
     let long = format!("{}\u{1}\u{7f}\u{2028} [[say Long.]]", "é".repeat(250_000));
@@ -383,13 +387,7 @@ fn bad_options_fail_the_prompt() {
     ] {
         let args = json!({"sandboxId": "sb1", "text": "x", "clientKey": named, "options": options});
         let id = convex.mutation("ui:send", args).as_str().unwrap().to_owned();
-        let end = convex.end_of(&id, &sandbox);
-        assert_eq!(
-            (end["status"].as_str(), end["reason"].as_str()),
-            (Some("failed"), Some("refused")),
-            "{end}"
-        );
-        assert!(end["error"].as_str().unwrap().contains(named), "{end}");
+        is_refused(&convex.end_of(&id, &sandbox), named);
     }
     assert!(sandbox.api.seen().requests.is_empty(), "claude had no part in it");
 }
