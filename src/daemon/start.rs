@@ -328,6 +328,7 @@ pub(super) fn listen(address: Option<SocketAddr>) -> Result<Option<(SocketAddr, 
     // As tokio binds: a port that was left a moment ago may be taken again.
     let bound = std::net::TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
+        crate::host::accept_when_there_is_something_to_read(&listener);
         Ok(listener)
     });
     match bound {
@@ -372,5 +373,24 @@ fn watchdog() {
                 sd_notify::watchdog();
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{ErrorKind, Write};
+
+    #[test]
+    fn who_has_said_nothing_wakes_nobody() {
+        let (_, listener) = listen(Some(([127, 0, 0, 1], 0).into())).unwrap().unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        client.write_all(b"GET").unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while listener.accept().is_err() {
+            assert!(Instant::now() < end, "not accepted though it spoke");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

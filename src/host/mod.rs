@@ -58,3 +58,8 @@ pub use spawn::Spawn;
 pub fn become_private() {
     sys::become_private();
 }
+
+/// Has the kernel keep connections to itself until their clients have said something, for a while at most.
+pub fn accept_when_there_is_something_to_read(listener: &std::net::TcpListener) {
+    sys::accept_when_there_is_something_to_read(std::os::fd::AsFd::as_fd(listener));
+}

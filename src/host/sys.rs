@@ -10,7 +10,9 @@ mod ourselves;
 use super::clone3;
 use crate::supervisor::event::{ExitStatus, Pid};
 use child::child;
-pub(super) use ourselves::{ask_for_short_slices, become_private, become_subreaper, power_off, scrub_environment};
+pub(super) use ourselves::{
+    accept_when_there_is_something_to_read, ask_for_short_slices, become_private, become_subreaper, power_off, scrub_environment,
+};
 use std::ffi::{CString, c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;

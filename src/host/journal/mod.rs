@@ -244,8 +244,10 @@ impl Journal {
     pub fn capture(&self, unit: &Name, invocation: Invocation, stdout: OwnedFd, stderr: OwnedFd) {
         for (stream, pipe) in [(Stream::Stdout, stdout), (Stream::Stderr, stderr)] {
             let source = self.sources.fetch_add(1, Ordering::Relaxed);
-            self.tell(Command::Capture(unit.clone(), capture::tag(source, stream, invocation), pipe));
+            self.send(Command::Capture(unit.clone(), capture::tag(source, stream, invocation), pipe));
         }
+        // Once for both.
+        self.wake.up();
     }
 
     /// Looks for a line of this run that matches; where the run writes already, among its earlier lines too. Forgotten with `finish` and
@@ -315,9 +317,14 @@ impl Journal {
     }
 
     fn tell(&self, command: Command) {
+        self.send(command);
+        self.wake.up();
+    }
+
+    /// Without waking anybody.
+    fn send(&self, command: Command) {
         // Where the thread is gone it has said why, and there is nothing to be done here.
         let _ = self.commands.send(command);
-        self.wake.up();
     }
 }
 

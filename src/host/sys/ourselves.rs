@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 /// Makes us the one that orphans among our descendants are given to. `false` where the kernel cannot.
@@ -101,4 +102,21 @@ pub(in crate::host) fn ask_for_short_slices() {
         // SAFETY: as above; the kernel only reads it.
         unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) };
     }
+}
+
+/// Has the kernel keep a connection to itself until there is something to read on it, for a while at most. Who accepts is woken up once and
+/// not twice, and who says nothing takes nobody's time. tcp(7), TCP_DEFER_ACCEPT; where there is no such thing all is as ever.
+pub(in crate::host) fn accept_when_there_is_something_to_read(listener: BorrowedFd<'_>) {
+    let seconds: libc::c_int = 15;
+    let size = libc::socklen_t::try_from(size_of_val(&seconds)).expect("4 bytes");
+    // SAFETY: the kernel reads an integer of this size.
+    unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size,
+        )
+    };
 }
