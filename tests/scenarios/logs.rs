@@ -83,3 +83,25 @@ fn binary_output_and_closed_pipes_harm_nothing() {
     assert!(answer.stdout.contains("no end"), "{answer:#?}");
     sandbox.down();
 }
+
+#[test]
+fn a_unit_that_never_stops_writing_is_shown_all_the_same() {
+    let sandbox = Sandbox::new("[health]\nlisten = \"off\"\n[unit.flood]\nexec = ['yes', 'a line of a flood']\n");
+    sandbox.up().expect(0);
+    sandbox.eventually("more is written than one page", || {
+        sandbox
+            .run(&["logs", "flood", "--plain", "-n", "1500"])
+            .expect(0)
+            .stdout
+            .lines()
+            .count()
+            == 1500
+    });
+    let few = sandbox.run(&["logs", "flood", "--plain", "-n", "5"]).expect(0).stdout;
+    // The last one may have been on its way.
+    let whole = |line: &str| "a line of a flood".starts_with(line);
+    assert!(few.lines().count() == 5 && few.lines().all(whole), "{few}");
+    let why = sandbox.run(&["why", "flood"]).expect(0).stdout;
+    assert!(why.contains("a line of a flood"), "{why}");
+    sandbox.down();
+}

@@ -100,8 +100,13 @@ async fn lines(daemon: DaemonHandle, units: Vec<String>, which: WhichLines) -> R
         other => other.into(),
     })?;
     let follow = which.follow;
-    let state = (daemon, query, changed, Some(first));
-    let body = stream::unfold(state, move |(daemon, mut query, mut changed, first)| async move {
+    // The last so many, and not what is written while they are read: a unit may write faster than they are sent.
+    let left = query.tail.filter(|_| !follow);
+    let state = (daemon, query, changed, Some(first), left);
+    let body = stream::unfold(state, move |(daemon, mut query, mut changed, first, left)| async move {
+        if left == Some(0) {
+            return None;
+        }
         let mut page = match first {
             Some(page) => page,
             None => read_page(&daemon, query.clone()).await.ok()?,
@@ -117,9 +122,11 @@ async fn lines(daemon: DaemonHandle, units: Vec<String>, which: WhichLines) -> R
             query.go_on(page.cursor);
             page = read_page(&daemon, query.clone()).await.ok()?;
         }
+        page.lines.truncate(left.unwrap_or(usize::MAX));
         let text = ndjson(&page.lines);
+        let left = left.map(|left| left - page.lines.len());
         query.go_on(page.cursor);
-        Some((Ok::<_, Infallible>(text), (daemon, query, changed, None)))
+        Some((Ok::<_, Infallible>(text), (daemon, query, changed, None, left)))
     });
     Ok(streaming("application/x-ndjson", Body::from_stream(body)))
 }

@@ -113,7 +113,7 @@ impl Follow {
             for unit in self.reader.listing()?.into_keys() {
                 let asked = self.query.units.is_empty() || self.query.units.contains(&unit);
                 if asked && !self.merge.has(&unit) {
-                    self.merge.add(&self.reader.dir, unit, Position::default())?;
+                    self.merge.add(&self.reader.dir, unit, Position::default(), None)?;
                 }
             }
             self.changed = changed;

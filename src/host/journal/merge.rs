@@ -86,11 +86,26 @@ pub(super) enum Unended {
     Aged,
 }
 
+/// How much of what comes while it is read is still read for the last lines.
+const SLACK: u64 = 1 << 20;
+
+/// Whether a place is so far behind what was the end that whoever looks for the end would never find it.
+pub(super) fn is_beyond(place: Position, end: Position) -> bool {
+    match place.generation.checked_sub(end.generation) {
+        None => false,
+        Some(0) => place.offset > end.offset.saturating_add(SLACK),
+        Some(1) => place.offset > SLACK,
+        Some(_) => true,
+    }
+}
+
 /// Lines of several units by time.
 #[derive(Debug)]
 pub(super) struct Merge {
     pub(super) filter: Filter,
     units: Vec<(Name, Scanner, VecDeque<RawLine>)>,
+    /// Where each unit's output ended when the query began; a following one has no end.
+    ends: Vec<Option<Position>>,
     /// The next line of each unit that has one: time and number of the unit.
     heads: BinaryHeap<Reverse<(i64, usize)>>,
     /// Up to where each unit's lines were given out.
@@ -103,6 +118,7 @@ impl Merge {
         Self {
             filter: Filter { masker, query },
             units: Vec::new(),
+            ends: Vec::new(),
             heads: BinaryHeap::new(),
             places: BTreeMap::new(),
             unended,
@@ -110,10 +126,11 @@ impl Merge {
     }
 
     /// Adds a unit that is read from there on.
-    pub(super) fn add(&mut self, dir: &Arc<Path>, unit: Name, from: Position) -> io::Result<()> {
+    pub(super) fn add(&mut self, dir: &Arc<Path>, unit: Name, from: Position, end: Option<Position>) -> io::Result<()> {
         let scanner = Scanner::seek(Arc::clone(dir), unit.clone(), self.filter.masker.clone(), from)?;
         self.places.insert(unit.clone(), from);
         self.units.push((unit, scanner, VecDeque::new()));
+        self.ends.push(end);
         self.advance(self.units.len() - 1)
     }
 
@@ -179,15 +196,26 @@ impl Merge {
         })
     }
 
-    /// The last `n` lines of the query.
+    /// The last `n` lines of the query. Of a unit that writes faster than it is read, the last when the query began.
     pub(super) fn last(&mut self, n: usize) -> io::Result<VecDeque<Line>> {
-        let mut last = VecDeque::new();
-        while let Some(line) = self.next()? {
-            last.push_back(line);
-            if last.len() > n {
-                last.pop_front();
+        let (mut last, mut later) = (VecDeque::new(), Vec::new());
+        while let Some(Reverse((wall, unit))) = self.heads.peek().copied() {
+            let line = self.units[unit].2.front();
+            if let (Some(line), Some(end)) = (line, self.ends[unit])
+                && is_beyond(line.end, end)
+            {
+                self.heads.pop();
+                later.push(Reverse((wall, unit)));
+                continue;
+            }
+            if let Step::Line(line) = self.step()? {
+                last.push_back(line);
+                if last.len() > n {
+                    last.pop_front();
+                }
             }
         }
+        self.heads.extend(later);
         Ok(last)
     }
 

@@ -6,7 +6,7 @@
 use super::files;
 use super::follow::Follow;
 use super::format::{Position, Stream};
-use super::merge::{Files, Merge, Unended, nanoseconds};
+use super::merge::{Files, Merge, Unended, is_beyond, nanoseconds};
 use super::scan::Scanner;
 use crate::host::mask::Masker;
 use crate::unit::Name;
@@ -257,7 +257,7 @@ impl Reader {
             if let Some(n) = query.lines {
                 from = self.tail(&unit, &files, &merge, n, from)?;
             }
-            merge.add(&self.dir, unit, from)?;
+            merge.add(&self.dir, unit, from, Some(files.end()))?;
         }
         Ok(merge)
     }
@@ -278,7 +278,7 @@ impl Reader {
             let mut scanner = Scanner::seek(Arc::clone(&self.dir), unit.clone(), self.masker.clone(), start)?;
             let mut count = 0;
             while let Some(line) = scanner.next()? {
-                if filter.is_past(&line) {
+                if filter.is_past(&line) || is_beyond(line.end, end) {
                     break;
                 }
                 count += usize::from(filter.take(unit, line).is_some());

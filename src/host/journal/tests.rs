@@ -397,3 +397,37 @@ fn a_full_disk_is_survived_counted_and_said() {
     assert_eq!(messages, [marker, "seven"]);
     assert_eq!(lines[0].stream, Stream::Journal);
 }
+
+#[test]
+fn the_last_lines_are_had_from_who_never_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let text = "a line of a flood\n".repeat(3000);
+    let (begun, begins) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut world = World::new(dir.path(), 4 << 20, 2);
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                world.log.append(tag(1), text.as_bytes(), world.now);
+                let _ = begun.send(());
+            }
+        });
+        begins.recv().unwrap();
+        let reader = Reader::new(dir.path().to_owned(), Masker::default());
+        let (tell, told) = std::sync::mpsc::channel();
+        let five = Query {
+            lines: Some(5),
+            ..Query::default()
+        };
+        let dev = Name::new("dev").unwrap();
+        // On a thread of its own: what never ends must not hold up the test.
+        std::thread::spawn(move || {
+            let page = reader.page(&five, 512).unwrap().lines.len();
+            let each = reader.last_of_each(std::slice::from_ref(&dev), 5).unwrap()[&dev].len();
+            let _ = tell.send((page, each));
+        });
+        let told = told.recv_timeout(std::time::Duration::from_secs(60));
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(told, Ok((5, 5)));
+    });
+}
