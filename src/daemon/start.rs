@@ -31,6 +31,9 @@ use tokio::sync::mpsc;
 
 /// How long survivors of an earlier supervisor get between SIGTERM and SIGKILL.
 const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
+/// By then what only a start runs has run.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// How long open connections get to be answered when everything is down.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
@@ -174,6 +177,10 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
     attach(handle);
     sd_notify::ready();
     watchdog();
+    tokio::spawn(async {
+        tokio::time::sleep(SETTLED).await;
+        crate::host::forget_the_start();
+    });
     let code = daemon.turn(&mut sources).await;
     sd_notify::stopping();
     drop(sources);

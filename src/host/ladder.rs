@@ -60,6 +60,12 @@ pub fn power_off_as_init() {
     }
 }
 
+/// Gives what is mapped of this binary back to the page cache, so that what only a start needs is not on our account for days. What
+/// is needed again is mapped again when it is touched.
+pub fn forget_the_start() {
+    sys::unmap_what_is_clean();
+}
+
 fn proc_is_ours() -> bool {
     fs::read_link("/proc/self").is_ok_and(|target| target.as_os_str() == std::process::id().to_string().as_str())
 }

@@ -50,7 +50,7 @@ mod watch;
 pub use cgroup::{Rung as CgroupRung, Usage, look as look_at_cgroups};
 pub use environment::{Environment, matches_any};
 pub use handover::HandedHost;
-pub use ladder::{Capabilities, power_off_as_init};
+pub use ladder::{Capabilities, forget_the_start, power_off_as_init};
 pub use processes::{Host, HostError, HostSettings, ProbeChild, end_survivors};
 pub use spawn::Spawn;
 

@@ -12,6 +12,7 @@ use crate::supervisor::event::{ExitStatus, Pid};
 use child::child;
 pub(super) use ourselves::{
     accept_when_there_is_something_to_read, ask_for_short_slices, become_private, become_subreaper, power_off, scrub_environment,
+    unmap_what_is_clean,
 };
 use std::ffi::{CString, c_int, c_void};
 use std::io;

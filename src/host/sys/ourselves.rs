@@ -120,3 +120,62 @@ pub(in crate::host) fn accept_when_there_is_something_to_read(listener: Borrowed
         )
     };
 }
+
+/// Unmaps the pages of our own file, which come back from the page cache when they are touched. Only of segments that cannot be
+/// written, so that nothing is lost.
+pub(in crate::host) fn unmap_what_is_clean() {
+    unsafe extern "C" fn each(object: *mut libc::dl_phdr_info, _: usize, _: *mut libc::c_void) -> i32 {
+        // SAFETY: the C library hands over a description of an object that is loaded, with as many headers as it says.
+        let (base, headers) = unsafe {
+            let object = &*object;
+            (
+                object.dlpi_addr,
+                std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)),
+            )
+        };
+        // SAFETY: it only looks up a number.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let address = |at: u64| usize::try_from(at).expect("an address in this process");
+        for header in headers {
+            if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+                continue;
+            }
+            let start = address(base + header.p_vaddr);
+            let end = start + address(header.p_memsz);
+            let first = start / page * page;
+            let at = ptr::with_exposed_provenance_mut(first);
+            // SAFETY: a segment of the program that is mapped from its file and never written: its pages come back as they are.
+            unsafe {
+                // Where the file system keeps the file in large pieces, a touch would bring 2 MiB back.
+                libc::madvise(at, end - first, libc::MADV_NOHUGEPAGE);
+                libc::madvise(at, end - first, libc::MADV_DONTNEED);
+            }
+        }
+        // The program itself comes first; what else is loaded is shared with others.
+        1
+    }
+    // SAFETY: the callback keeps nothing and calls nothing that loads or unloads.
+    unsafe { libc::dl_iterate_phdr(Some(each), ptr::null_mut()) };
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_was_unmapped_comes_back() {
+        let mapped = || {
+            let rollup = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let own = std::env::current_exe().unwrap();
+            let lines = rollup
+                .lines()
+                .skip_while(|line| !(line.contains(" r-xp ") && line.ends_with(own.to_str().unwrap())));
+            let rss = lines.clone().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+            rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let read = || std::fs::read("/proc/self/maps").map(|text| text.len()).unwrap();
+        let before = (mapped(), read() > 0);
+        super::unmap_what_is_clean();
+        let after = (mapped(), read() > 0);
+        assert!(after.0 < before.0, "{before:?} {after:?}");
+        assert!(after.1);
+    }
+}
