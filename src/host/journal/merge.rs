@@ -87,7 +87,7 @@ pub(super) enum Unended {
 }
 
 /// How much of what comes while it is read is still read for the last lines.
-const SLACK: u64 = 1 << 20;
+const SLACK: u64 = 64 * 1024;
 
 /// Whether a place is so far behind what was the end that whoever looks for the end would never find it.
 pub(super) fn is_beyond(place: Position, end: Position) -> bool {
@@ -215,7 +215,18 @@ impl Merge {
                 }
             }
         }
+        let outrun = !later.is_empty();
         self.heads.extend(later);
+        // Where it began may be rotated away by now: then what comes next is the best there is.
+        let mut budget = BUDGET;
+        while outrun && last.len() < n && budget > 0 {
+            budget -= 1;
+            match self.step()? {
+                Step::Line(line) => last.push_back(line),
+                Step::Other => {}
+                Step::End => break,
+            }
+        }
         Ok(last)
     }
 

@@ -277,7 +277,9 @@ impl Reader {
             }
             let mut scanner = Scanner::seek(Arc::clone(&self.dir), unit.clone(), self.masker.clone(), start)?;
             let mut count = 0;
-            while let Some(line) = scanner.next()? {
+            while count < n
+                && let Some(line) = scanner.next()?
+            {
                 if filter.is_past(&line) || is_beyond(line.end, end) {
                     break;
                 }
