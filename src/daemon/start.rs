@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 /// How long survivors of an earlier supervisor get between SIGTERM and SIGKILL.
 const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
 /// By then what only a start runs has run.
-const SETTLED: Duration = Duration::from_secs(2);
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// How long open connections get to be answered when everything is down.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
