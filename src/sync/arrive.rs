@@ -1,6 +1,6 @@
 //! From the store to here: list, compare, keep copies of what would be lost, download only what differs, verify, put in place.
 
-use super::beneath::{Kind, Stat};
+use super::beneath::{Kind, Near, Stat};
 use super::beside::TRANSCRIPTS;
 use super::content::{Content, Digest};
 use super::engine::Engine;
@@ -234,12 +234,13 @@ impl Engine {
             paths.extend(git.changed.keys());
         }
         let lost = self.may_have_lost_bytes();
+        let mut near = Near::default();
         let mut steps = Vec::with_capacity(paths.len());
         for path in paths {
             let seen = self
                 .project
                 .root
-                .lstat(path)
+                .lstat_near(&mut near, path)
                 .ok()
                 .flatten()
                 .filter(|stat| stat.kind != Kind::Directory);
@@ -418,7 +419,7 @@ impl Engine {
             match fetched? {
                 Some(fetched) => {
                     let size = fetched.content.size;
-                    match self.place(&wanted, fetched).await? {
+                    match self.place(&mut Near::default(), &wanted, fetched).await? {
                         Placed::Yes => {
                             arrived.downloaded += 1;
                             arrived.bytes += size;

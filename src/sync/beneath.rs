@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 /// How the names of our own temporary files begin; never kept, never listed.
 pub const TEMPORARY: &str = ".sandkeep-tmp-";
@@ -158,6 +159,20 @@ impl Root {
         stat_in(&directory, path.file_name())
     }
 
+    /// The same for paths that come in order: the directory is opened once for all that is in it.
+    pub fn lstat_near(&self, near: &mut Near, path: &TreePath) -> io::Result<Option<Stat>> {
+        let parent = path.parent().unwrap_or("");
+        let directory = match near.at(parent) {
+            Some(directory) => directory,
+            None => match self.directory(parent) {
+                Ok(directory) => near.go(parent, Some(directory)),
+                Err(error) if is_absent(&error) => near.go(parent, None),
+                Err(error) => return Err(error),
+            },
+        };
+        directory.map_or(Ok(None), |directory| stat_in(&directory, path.file_name()))
+    }
+
     /// Opens a file for reading; never blocks on a FIFO.
     pub fn open_file(&self, path: &TreePath) -> io::Result<File> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -193,24 +208,22 @@ impl Root {
 
     /// Begins a file that appears under its name whole or not at all.
     pub fn begin(&self, path: &TreePath) -> io::Result<Pending> {
-        let directory = self.make_directory(path.parent().unwrap_or(""))?;
-        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        loop {
-            let temporary = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
-            match openat(&directory, temporary.as_str(), flags, Mode::from_bits_truncate(0o600)) {
-                Ok(fd) => {
-                    return Ok(Pending {
-                        file: Some(File::from(fd)),
-                        directory,
-                        temporary,
-                        name: path.file_name().to_owned(),
-                        appeared: false,
-                    });
-                }
-                Err(Errno::EEXIST) => {}
-                Err(error) => return Err(error.into()),
+        self.begin_near(&mut Near::default(), path, 0o600)
+    }
+
+    /// The same for paths that come in order, with the permissions that the file will have.
+    pub fn begin_near(&self, near: &mut Near, path: &TreePath, mode: u32) -> io::Result<Pending> {
+        let parent = path.parent().unwrap_or("");
+        if let Some(Some(directory)) = near.at(parent) {
+            match begin_in(&directory, path.file_name(), mode) {
+                // It may have been removed since, and is made anew.
+                Err(error) if is_absent(&error) => {}
+                other => return other,
             }
         }
+        let directory = Arc::new(self.make_directory(parent)?);
+        near.last = Some((parent.to_owned(), Some(Arc::clone(&directory))));
+        begin_in(&directory, path.file_name(), mode)
     }
 
     /// Puts a symbolic link there, in place of a file or link.
@@ -220,9 +233,10 @@ impl Root {
         symlinkat(target, &directory, temporary.as_str())?;
         let pending = Pending {
             file: None,
-            directory,
+            directory: Arc::new(directory),
             temporary,
             name: path.file_name().to_owned(),
+            mode: None,
             appeared: false,
         };
         pending.appear(Replace::Anything)
@@ -290,6 +304,59 @@ impl Root {
     }
 }
 
+/// The directory that was looked at last, kept open for what comes next: most of what comes in order is in the same one. To be held for
+/// moments only, since the directory may be moved meanwhile.
+#[derive(Debug, Default)]
+pub struct Near {
+    /// `None` within = there is no such directory.
+    last: Option<(String, Option<Arc<OwnedFd>>)>,
+}
+
+impl Near {
+    fn at(&self, directory: &str) -> Option<Option<Arc<OwnedFd>>> {
+        let (name, open) = self.last.as_ref()?;
+        (name == directory).then(|| open.clone())
+    }
+
+    fn go(&mut self, directory: &str, open: Option<OwnedFd>) -> Option<Arc<OwnedFd>> {
+        let open = open.map(Arc::new);
+        self.last = Some((directory.to_owned(), open.clone()));
+        open
+    }
+}
+
+fn begin_in(directory: &Arc<OwnedFd>, name: &str, mode: u32) -> io::Result<Pending> {
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    let mode = mode & 0o777 | 0o600;
+    loop {
+        let temporary = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
+        match openat(&**directory, temporary.as_str(), flags, Mode::from_bits_truncate(mode)) {
+            Ok(fd) => {
+                return Ok(Pending {
+                    file: Some(File::from(fd)),
+                    directory: Arc::clone(directory),
+                    temporary,
+                    name: name.to_owned(),
+                    mode: umask().map(|umask| mode & !umask),
+                    appeared: false,
+                });
+            }
+            Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What this process takes away from new files' permissions; `None` where it cannot be told without changing it.
+fn umask() -> Option<u32> {
+    static UMASK: OnceLock<Option<u32>> = OnceLock::new();
+    *UMASK.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+        u32::from_str_radix(line.trim(), 8).ok()
+    })
+}
+
 fn step(from: &impl AsFd, part: &str, flags: OFlag) -> nix::Result<OwnedFd> {
     if part == ".." {
         return Err(Errno::EXDEV);
@@ -318,9 +385,11 @@ pub enum Replace {
 #[derive(Debug)]
 pub struct Pending {
     file: Option<File>,
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     temporary: String,
     name: String,
+    /// The permissions that it should have by now.
+    mode: Option<u32>,
     appeared: bool,
 }
 
@@ -332,13 +401,21 @@ impl Pending {
 
     /// Sets permissions and the time of the last change.
     pub fn dress(&mut self, mode: u32, mtime_ns: Option<i64>) -> io::Result<()> {
-        use std::os::unix::fs::PermissionsExt;
-        self.file().set_permissions(std::fs::Permissions::from_mode(mode & 0o777))?;
+        let mode = mode & 0o777;
+        if self.mode != Some(mode) {
+            self.set_mode(mode)?;
+            self.mode = Some(mode);
+        }
         if let Some(ns) = mtime_ns {
             let time = TimeSpec::new(ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
             futimens(self.file(), &time, &time)?;
         }
         Ok(())
+    }
+
+    fn set_mode(&mut self, mode: u32) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        self.file().set_permissions(std::fs::Permissions::from_mode(mode))
     }
 
     /// What its name stands for until it appears.
@@ -349,18 +426,25 @@ impl Pending {
     /// Gives it its name. Gives what it is then.
     pub fn appear(mut self, replace: Replace) -> io::Result<Stat> {
         match replace {
-            Replace::Anything => renameat(&self.directory, self.temporary.as_str(), &self.directory, self.name.as_str())?,
+            Replace::Anything => renameat(&*self.directory, self.temporary.as_str(), &*self.directory, self.name.as_str())?,
             Replace::Nothing => renameat_with(
-                &self.directory,
+                &*self.directory,
                 self.temporary.as_str(),
-                &self.directory,
+                &*self.directory,
                 self.name.as_str(),
                 RenameFlags::NOREPLACE,
             )?,
         }
         self.appeared = true;
         match &self.file {
-            Some(file) => Stat::of(file),
+            Some(file) => {
+                let stat = Stat::of(file)?;
+                match self.mode.filter(|mode| *mode != stat.mode) {
+                    None => Ok(stat),
+                    // An access control list of the directory has its own will.
+                    Some(mode) => self.set_mode(mode).and_then(|()| Stat::of(self.file())),
+                }
+            }
             None => stat_in(&self.directory, &self.name)?.ok_or_else(|| io::ErrorKind::NotFound.into()),
         }
     }
@@ -369,7 +453,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.appeared {
-            let _ = unlinkat(&self.directory, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir);
+            let _ = unlinkat(&*self.directory, self.temporary.as_str(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }
@@ -404,6 +488,58 @@ mod tests {
         assert!(root.open_by_steps("door/secret", OFlag::O_RDONLY).is_err());
         assert!(root.open_by_steps("../x", OFlag::O_RDONLY).is_err());
         assert!(!outside.path().join("new").exists());
+    }
+
+    #[test]
+    fn permissions_are_what_was_asked_for_whatever_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let inside = tempfile::tempdir().expect("a directory");
+        let root = Root::open(inside.path()).expect("opened");
+        let mut near = Near::default();
+        for mode in [0o644, 0o666, 0o777, 0o600, 0o444, 0o000] {
+            let name = path(&format!("d/{mode:o}"));
+            let mut pending = root.begin_near(&mut near, &name, mode).expect("begun");
+            pending.dress(mode, Some(1_000_000_007)).expect("dressed");
+            let stat = pending.appear(Replace::Nothing).expect("appeared");
+            let there = std::fs::metadata(root.path().join(name)).expect("there");
+            assert_eq!((there.permissions().mode() & 0o777, stat.mode), (mode, mode));
+            assert_eq!(stat.mtime_ns, 1_000_000_007);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_kept_open_may_be_removed_and_is_made_anew() {
+        let inside = tempfile::tempdir().expect("a directory");
+        let root = Root::open(inside.path()).expect("opened");
+        let mut near = Near::default();
+        for name in ["d/e/1", "d/e/2"] {
+            root.begin_near(&mut near, &path(name), 0o644)
+                .and_then(|pending| pending.appear(Replace::Nothing))
+                .expect("appeared");
+            assert!(root.lstat(&path(name)).expect("answered").is_some());
+            std::fs::remove_dir_all(root.path().join("d")).expect("removed");
+        }
+    }
+
+    #[test]
+    fn looks_in_order_find_what_single_looks_find() {
+        let inside = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir_all(inside.path().join("a/b")).expect("made");
+        std::fs::write(inside.path().join("a/b/1"), "x").expect("written");
+        std::fs::write(inside.path().join("top"), "x").expect("written");
+        std::os::unix::fs::symlink("a", inside.path().join("link")).expect("linked");
+        let root = Root::open(inside.path()).expect("opened");
+        let mut near = Near::default();
+        for name in [
+            "a/b", "a/b/1", "a/b/2", "gone/1", "gone/2", "link", "link/b/1", "top", "top/1", "top/2",
+        ] {
+            let name = path(name);
+            assert_eq!(
+                root.lstat_near(&mut near, &name).expect("answered"),
+                root.lstat(&name).expect("answered"),
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! The form: zstd over records of a 32-bit length, that many bytes of JSON (`{"path","size"}`), then the file's bytes.
 
 use super::arrive::{Arrived, Progress, Wanted};
+use super::beneath::Near;
 use super::content::Digest;
 use super::engine::Engine;
 use super::error::SyncError;
@@ -189,6 +190,7 @@ impl Engine {
                 return Ok(rest);
             }
         };
+        let mut near = Near::default();
         while let Ok(Some((path, content))) = next_record(&mut reader) {
             let Some(wanted) = by_path.remove(&path) else { continue };
             let Some(known) = wanted
@@ -207,7 +209,7 @@ impl Engine {
                 etag: known.etag,
                 body: Payload::Memory(content.into()),
             };
-            match self.place(&wanted, ready).await? {
+            match self.place(&mut near, &wanted, ready).await? {
                 Placed::Yes => {
                     arrived.downloaded += 1;
                     arrived.bytes += size;

@@ -1,7 +1,7 @@
 //! One file of a restore: fetched, verified, put in place.
 
 use super::arrive::Wanted;
-use super::beneath::{Replace, is_absent};
+use super::beneath::{Near, Replace, is_absent};
 use super::content::{Content, Digest};
 use super::engine::Engine;
 use super::error::SyncError;
@@ -21,7 +21,7 @@ const TRIES: u32 = 5;
 
 impl Engine {
     /// Puts a file in its place, unless the place has changed since it was decided.
-    pub(super) async fn place(&mut self, wanted: &Wanted, fetched: Ready) -> Result<Placed, SyncError> {
+    pub(super) async fn place(&mut self, near: &mut Near, wanted: &Wanted, fetched: Ready) -> Result<Placed, SyncError> {
         let path = &wanted.path;
         let Ready {
             mut content,
@@ -47,7 +47,7 @@ impl Engine {
                 Err(error) => return refused_or_failed(path, error),
             }
         } else {
-            let mut pending = match self.project.root.begin(path) {
+            let mut pending = match self.project.root.begin_near(near, path, content.mode) {
                 Ok(pending) => pending,
                 Err(error) => return refused_or_failed(path, error),
             };
