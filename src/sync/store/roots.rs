@@ -7,8 +7,8 @@ use aws_smithy_http_client::{Connector, proxy::ProxyConfig};
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
 use std::time::Duration;
 
-/// The HTTP client under the S3 client: rustls on ring, proxies as the environment says.
-pub fn s3_connector() -> SharedHttpConnector {
+/// The HTTP client under the S3 client: rustls on ring, proxies as the environment says. Certificates are read only where they are needed.
+pub fn s3_connector(endpoint: Option<&str>) -> SharedHttpConnector {
     let settings = HttpConnectorSettings::builder()
         .connect_timeout(Duration::from_secs(5))
         .read_timeout(Duration::from_secs(30));
@@ -19,7 +19,7 @@ pub fn s3_connector() -> SharedHttpConnector {
         .connector_settings(settings.build())
         .sleep_impl(TokioSleep)
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .tls_context(context())
+        .tls_context(context(needs_roots(endpoint)))
         .build();
     SharedHttpConnector::new(connector)
 }
@@ -33,8 +33,17 @@ impl AsyncSleep for TokioSleep {
     }
 }
 
-fn context() -> TlsContext {
-    let store = if rustls_native_certs::load_native_certs().certs.is_empty() {
+/// Not without TLS: reading a system's certificates takes as long as looking at a few thousand files. A proxy may speak TLS by itself.
+fn needs_roots(endpoint: Option<&str>) -> bool {
+    let proxied = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+    let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    !is_plain || proxied.iter().any(|name| std::env::var_os(name).is_some())
+}
+
+fn context(needs_roots: bool) -> TlsContext {
+    let store = if !needs_roots {
+        TrustStore::empty()
+    } else if rustls_native_certs::load_native_certs().certs.is_empty() {
         let certificates = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
         certificates.fold(TrustStore::empty(), |store, certificate| {
             store.with_pem_certificate(pem(certificate))

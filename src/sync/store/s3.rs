@@ -75,6 +75,7 @@ impl std::fmt::Debug for S3Store {
 impl S3Store {
     /// A store below `prefix` (empty, or ending in `/`). No request is made yet.
     pub fn new(bucket: String, prefix: String, endpoint: Option<String>, region: String, source: Source) -> Self {
+        let connector = super::roots::s3_connector(endpoint.as_deref());
         Self {
             bucket,
             prefix,
@@ -82,7 +83,7 @@ impl S3Store {
             region,
             source,
             session: RwLock::new(None),
-            connector: super::roots::s3_connector(),
+            connector,
             counts: Counts::default(),
             pace_ms: AtomicU64::new(0),
         }
