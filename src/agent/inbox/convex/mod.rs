@@ -80,7 +80,7 @@ impl Convex {
         let api = Api::new(account.clone(), counts.clone()).map_err(io::Error::other)?;
         let (hear, heard) = mpsc::unbounded_channel();
         let (trouble, troubles) = value::channel(None);
-        tokio::spawn(watch::watch(account, api.clone(), counts.clone(), link.clone(), hear));
+        tokio::spawn(watch::watch(account, api.clone(), counts.clone(), link.clone(), hear, watch::HANG));
         tokio::spawn(listen(heard, worker.clone(), notices.clone(), trouble));
         let (desk, tasks) = mpsc::unbounded_channel();
         tokio::spawn(run_desk(api.clone(), tasks));
