@@ -170,7 +170,8 @@ async fn serve_until_told(
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| failed("watching for signals", &error))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| failed("watching for signals", &error))?;
     let keys = Arc::new(keys);
-    let variable: Variable = Arc::new(variable);
+    let provider = args.provider.clone();
+    let variable: Variable = Arc::new(move |name: &str| provider.variable(name));
     let through = Through::new(given, keys.clone(), variable)?;
     let http = HttpPolls::new().map_err(|error| failed("setting TLS up", &error))?;
     let of = through.clone();

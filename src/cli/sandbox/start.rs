@@ -105,6 +105,9 @@ pub(in crate::cli) struct ProviderArgs {
         hide_env_values = true
     )]
     vercel_project: Option<String>,
+    /// The file with Vercel's OIDC token that `vercel env pull` writes; read again whenever the token is used
+    #[arg(help_heading = "Provider", long, value_name = "FILE", env = "VERCEL_OIDC_TOKEN_FILE")]
+    vercel_token_file: Option<PathBuf>,
     /// A runtime of Vercel's second generation, such as `node24`, instead of the default image
     #[arg(help_heading = "Provider", long, value_name = "NAME")]
     vercel_runtime: Option<String>,
@@ -119,6 +122,14 @@ enum Kind {
 }
 
 impl ProviderArgs {
+    /// A variable of this process, or what a flag says instead.
+    pub(in crate::cli) fn variable(&self, name: &str) -> Option<String> {
+        match (&self.vercel_token_file, name) {
+            (Some(file), "VERCEL_OIDC_TOKEN_FILE") => file.to_str().map(str::to_owned),
+            _ => variable(name),
+        }
+    }
+
     /// What they say.
     pub(in crate::cli) fn settings(&self) -> Result<Settings, CliError> {
         let kind = self.provider.unwrap_or(if self.via.is_some() { Kind::Exec } else { Kind::Local });
@@ -217,7 +228,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, CliError> {
     let (live, screen) = Live::new(args.json);
     let records = records()?;
     let started = unless_interrupted(async {
-        let provider = settings.open(&variable)?;
+        let provider = settings.open(&|name: &str| args.provider.variable(name))?;
         tokio::select! {
             started = start(&request, provider.as_ref(), &records, &live) => started,
             never = screen.keep_drawn() => match never {},

@@ -1,9 +1,10 @@
 //! One request to the API and its retries.
 
-use super::account::{self, Account};
+use super::account::Account;
 use super::refusal::Refusal;
 use super::retry::{self, Effect, Failure, Next};
 use crate::sandbox::fault::{Code, Fault};
+use crate::sandbox::provider::Secret;
 use crate::web::tls;
 use bytes::Bytes;
 use reqwest::{Method, Url};
@@ -110,8 +111,8 @@ pub(super) enum Trouble {
     Unknown(Box<Self>),
     /// No connection, or no whole answer.
     Silent(String),
-    /// The token ended then: nothing was asked.
-    Expired(i64),
+    /// There is no token that is of use: nothing was asked.
+    NoToken(Box<Fault>),
 }
 
 impl Trouble {
@@ -120,7 +121,7 @@ impl Trouble {
         match self {
             Self::Refused(refusal) => refusal.fault(doing),
             Self::Unknown(trouble) => trouble.fault(doing),
-            Self::Expired(ended) => account::expired(*ended),
+            Self::NoToken(fault) => fault.as_ref().clone(),
             Self::Silent(why) => Fault::new(Code::Unreachable, format!("{doing}: Vercel does not answer: {why}"))
                 .hint("look at this machine's network, and at https://www.vercel-status.com"),
         }
@@ -129,7 +130,7 @@ impl Trouble {
     pub(super) fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
-            Self::Unknown(_) | Self::Silent(_) | Self::Expired(_) => None,
+            Self::Unknown(_) | Self::Silent(_) | Self::NoToken(_) => None,
         }
     }
 
@@ -166,19 +167,17 @@ impl Api {
         &self.account.project
     }
 
-    /// A server runs for longer than some tokens last.
-    fn has_a_token(&self) -> Result<(), Trouble> {
-        self.account
-            .ended(jiff::Timestamp::now())
-            .map_or(Ok(()), |ended| Err(Trouble::Expired(ended)))
+    fn token(&self) -> Result<Secret, Trouble> {
+        let token = self.account.token(jiff::Timestamp::now());
+        token.map_err(|fault| Trouble::NoToken(Box::new(fault)))
     }
 
     /// Makes a request until it has an answer, or it makes no sense to go on.
     pub(super) async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Trouble> {
-        self.has_a_token()?;
+        let token = self.token()?;
         let mut attempt = 0;
         loop {
-            let answered = tokio::time::timeout(call.limit, self.answer(call)).await;
+            let answered = tokio::time::timeout(call.limit, self.answer(call, &token)).await;
             match answered.unwrap_or_else(|_| Err(late(call))) {
                 Ok(answer) => return Ok(answer),
                 Err(missed) => pause(missed, call.effect, &mut attempt).await?,
@@ -188,10 +187,10 @@ impl Api {
 
     /// Opens a body that is read as it comes. It may break at any time.
     pub(super) async fn open(&self, call: &Call) -> Result<reqwest::Response, Trouble> {
-        self.has_a_token()?;
+        let token = self.token()?;
         let mut attempt = 0;
         loop {
-            let opened = tokio::time::timeout(call.limit, self.send(call)).await;
+            let opened = tokio::time::timeout(call.limit, self.send(call, &token)).await;
             match opened.unwrap_or_else(|_| Err(late(call))) {
                 Ok(response) => return Ok(response),
                 Err(missed) => pause(missed, call.effect, &mut attempt).await?,
@@ -199,14 +198,14 @@ impl Api {
         }
     }
 
-    async fn answer<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Missed> {
-        let bytes = self.send(call).await?.bytes().await.map_err(|error| unanswered(&error))?;
+    async fn answer<T: DeserializeOwned>(&self, call: &Call, token: &Secret) -> Result<T, Missed> {
+        let bytes = self.send(call, token).await?.bytes().await.map_err(|error| unanswered(&error))?;
         serde_json::from_slice(&bytes).map_err(|error| silence(Failure::Unanswered, format!("its answer makes no sense: {error}")))
     }
 
     /// The answer, if it is not a refusal.
-    async fn send(&self, call: &Call) -> Result<reqwest::Response, Missed> {
-        let response = self.request(call).send().await.map_err(|error| unanswered(&error))?;
+    async fn send(&self, call: &Call, token: &Secret) -> Result<reqwest::Response, Missed> {
+        let response = self.request(call, token).send().await.map_err(|error| unanswered(&error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -224,7 +223,7 @@ impl Api {
         })
     }
 
-    fn request(&self, call: &Call) -> reqwest::RequestBuilder {
+    fn request(&self, call: &Call, token: &Secret) -> reqwest::RequestBuilder {
         let mut url = Url::parse(&self.account.base).expect("it was checked when this was made");
         url.path_segments_mut()
             .expect("it was checked when this was made")
@@ -233,7 +232,7 @@ impl Api {
         url.query_pairs_mut()
             .append_pair("teamId", &self.account.team)
             .extend_pairs(&call.query);
-        let mut token = format!("Bearer {}", String::from_utf8_lossy(self.account.token.reveal())).into_bytes();
+        let mut token = format!("Bearer {}", String::from_utf8_lossy(token.reveal())).into_bytes();
         token.retain(|byte| (0x20..0x7f).contains(byte));
         let mut authorization = reqwest::header::HeaderValue::from_bytes(&token).expect("only printable characters are left");
         authorization.set_sensitive(true);

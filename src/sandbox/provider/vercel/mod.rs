@@ -47,7 +47,8 @@ pub struct Settings {
     pub runtime: Option<String>,
 }
 
-/// Opens it with the credentials that `variable` finds: `VERCEL_TOKEN`, else `VERCEL_OIDC_TOKEN`.
+/// Opens it with the credentials that `variable` finds: the file that `VERCEL_OIDC_TOKEN_FILE` names, else `VERCEL_TOKEN`, else
+/// `VERCEL_OIDC_TOKEN`.
 ///
 /// # Errors
 /// [`Code::Unauthorized`](super::Code) when there are none, or they name no team or project, or have expired.
