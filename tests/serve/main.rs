@@ -11,6 +11,8 @@
 )]
 
 mod api;
+#[path = "../common/serve.rs"]
+mod client;
 mod events;
 mod fake;
 mod fleet;

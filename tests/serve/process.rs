@@ -1,14 +1,12 @@
 //! The real binary, the real provider `local`, real projects in real Git repositories.
 
-use super::server::{DEADLINE, client};
+use super::client::{Serve, client};
+use super::server::DEADLINE;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-const TOKEN: &str = "a-token-for-the-test-of-the-process";
 
 /// A project without packages: a server that says so when it listens, and waits for a file first if it is told to.
 const SERVER: &str = r#"
@@ -21,9 +19,7 @@ http.createServer((_, answer) => answer.end("hello from the shop")).listen(Numbe
 
 struct World {
     dir: tempfile::TempDir,
-    serve: Option<Child>,
-    base: String,
-    client: reqwest::Client,
+    serve: Option<Serve>,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -48,8 +44,6 @@ impl World {
         Self {
             dir,
             serve: None,
-            base: String::new(),
-            client: client(),
             environment: Vec::new(),
         }
     }
@@ -112,63 +106,35 @@ impl World {
         for (name, value) in &self.environment {
             command.arg("--env").arg(name).env(name, value);
         }
-        command.env("SANDKEEP_SERVE_TOKEN", TOKEN);
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let said = lines.by_ref().map_while(Result::ok).find_map(|line| {
-            let at = line.find("http://")?;
-            Some(line[at..].trim().to_owned())
-        });
-        self.base = said.expect("it says where it serves");
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("serve: {line}")));
-        self.serve = Some(child);
+        self.serve = Some(Serve::start(command));
     }
 
     fn kill_serve(&mut self) {
-        let mut child = self.serve.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        self.serve = None;
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
-        let answer = request.bearer_auth(TOKEN).send().await.unwrap();
-        let status = answer.status().as_u16();
-        (status, answer.json().await.unwrap())
+    fn server(&self) -> &Serve {
+        self.serve.as_ref().unwrap()
     }
 
     async fn get(&self, path: &str) -> Value {
-        let (status, value) = self.send(self.client.get(format!("{}{path}", self.base))).await;
-        assert_eq!(status, 200, "{path}: {value:#}");
-        value
+        self.server().get(path).await
     }
 
     async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.send(self.client.post(format!("{}{path}", self.base)).json(body)).await
+        self.server().post(path, body).await
     }
 
     async fn start(&self, body: &Value) -> (String, String) {
-        let (status, taken) = self.post("/v1/sandboxes", body).await;
-        assert_eq!(status, 202, "{taken:#}");
-        let text = |key: &str| taken[key].as_str().unwrap().to_owned();
-        (text("operationId"), text("sandboxId"))
+        self.server().order(body).await
     }
 
     async fn eventually(&self, path: &str, within: Duration, holds: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + within;
-        loop {
-            let value = self.get(path).await;
-            if holds(&value) {
-                return value;
-            }
-            assert!(Instant::now() < end, "timed out: {path}: {value:#}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        self.server().eventually(path, within, holds).await
     }
 
     async fn over(&self, operation: &str) -> Value {
-        let path = format!("/v1/operations/{operation}");
-        let over = |value: &Value| !matches!(value["state"].as_str(), Some("pending" | "running"));
-        self.eventually(&path, 5 * DEADLINE, over).await
+        self.server().over(operation).await
     }
 
     async fn succeeded(&self, operation: &str) -> Value {
@@ -179,13 +145,13 @@ impl World {
 
     /// What the preview says.
     async fn visit(&self, url: &str) -> String {
-        self.client.get(url).send().await.unwrap().text().await.unwrap()
+        client().get(url).send().await.unwrap().text().await.unwrap()
     }
 
     /// Processes that have to do with this world, the server aside.
     fn processes(&self) -> Vec<String> {
         let mark = self.dir.path().as_os_str().as_encoded_bytes();
-        let serve = self.serve.as_ref().map(|child| child.id().to_string());
+        let serve = self.serve.as_ref().map(|serve| serve.child.id().to_string());
         let has = |path: PathBuf| fs::read(path).is_ok_and(|bytes| bytes.windows(mark.len()).any(|window| window == mark));
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
@@ -225,10 +191,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Some(mut child) = self.serve.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.serve = None;
         for line in self.processes() {
             let pid = line.split(' ').next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
             if pid > 1 {
@@ -376,9 +339,7 @@ async fn what_cannot_be_started_says_why_and_leaves_nothing() {
         assert!(failure["output"].as_str().unwrap_or("").contains(output), "{over:#}");
         assert!(failure["step"].is_string(), "{over:#}");
         world.nothing_left().await;
-        let (status, problem) = world
-            .send(world.client.get(format!("{}/v1/sandboxes/{sandbox}/worker", world.base)))
-            .await;
+        let (status, problem) = world.server().ask(&format!("/v1/sandboxes/{sandbox}/worker")).await;
         assert_eq!((status, &problem["code"]), (404, &json!("no-such-sandbox")), "{problem:#}");
     }
     assert_eq!(world.get("/v1/sandboxes").await["sandboxes"], json!([]));

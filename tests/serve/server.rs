@@ -1,5 +1,6 @@
 //! A server on a socket of its own, in a runtime of its own, so that it can end at any moment as a process does.
 
+use super::client::client;
 use super::fake::Fake;
 use futures_util::StreamExt;
 use reqwest::{Method, RequestBuilder, Response};
@@ -24,21 +25,6 @@ pub struct Server {
     client: reqwest::Client,
     /// Kept as long as one of the servers that share it.
     pub directory: Arc<tempfile::TempDir>,
-}
-
-/// Tests talk to the loopback alone.
-pub fn client() -> reqwest::Client {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .build()
-        .unwrap()
 }
 
 impl Server {

@@ -6,6 +6,8 @@
 #[macro_use]
 #[path = "../common/skip.rs"]
 mod skip;
+#[path = "../common/serve.rs"]
+mod client;
 #[path = "../sandbox/contract.rs"]
 mod contract;
 mod double;

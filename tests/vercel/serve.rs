@@ -1,94 +1,19 @@
 //! `sandkeep serve --provider vercel` against the double: a sandbox is started, looked at, kept from ending, and stopped.
 
+use crate::client::Serve;
 use crate::start::{Place, wait_for};
 use base64::Engine;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
-const TOKEN: &str = "the-token-of-serve-against-the-double";
+/// How long something may take to be seen.
+const WITHIN: Duration = Duration::from_secs(240);
 
-struct Serve {
-    child: Child,
-    base: String,
-    client: reqwest::Client,
-}
-
-impl Drop for Serve {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Starts the server, and waits until it says where it is.
-fn serve(mut command: Command) -> Serve {
-    let mut child = command
-        .env("SANDKEEP_SERVE_TOKEN", TOKEN)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let said = lines.by_ref().map_while(Result::ok).find_map(|line| {
-        let at = line.find("http://")?;
-        Some(line[at..].trim().to_owned())
-    });
-    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-    let tls = rustls::ClientConfig::builder_with_provider(std::sync::Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    Serve {
-        child,
-        base: said.expect("it says where it serves"),
-        client: reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .no_proxy()
-            .build()
-            .unwrap(),
-    }
-}
-
-impl Serve {
-    async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
-        let answer = request.bearer_auth(TOKEN).send().await.unwrap();
-        (answer.status().as_u16(), answer.json().await.unwrap())
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, value) = self.send(self.client.get(format!("{}{path}", self.base))).await;
-        assert_eq!(status, 200, "{path}: {value:#}");
-        value
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.send(self.client.post(format!("{}{path}", self.base)).json(body)).await
-    }
-
-    async fn eventually(&self, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        let end = Instant::now() + Duration::from_secs(240);
-        loop {
-            let value = self.get(path).await;
-            if holds(&value) {
-                return value;
-            }
-            assert!(Instant::now() < end, "in vain: {path}: {value:#}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// Starts, and waits for what comes of it.
-    async fn start(&self, body: &Value) -> (String, Value) {
-        let (status, taken) = self.post("/v1/sandboxes", body).await;
-        assert_eq!(status, 202, "{taken:#}");
-        let path = format!("/v1/operations/{}", taken["operationId"].as_str().unwrap());
-        let over = |value: &Value| !matches!(value["state"].as_str(), Some("pending" | "running"));
-        let over = self.eventually(&path, over).await;
-        (taken["sandboxId"].as_str().unwrap().to_owned(), over)
-    }
+/// Starts a sandbox, and waits for what comes of it.
+async fn start(serve: &Serve, body: &Value) -> (String, Value) {
+    let (operation, sandbox) = serve.order(body).await;
+    (sandbox, serve.over(&operation).await)
 }
 
 fn arguments(place: &Place, more: &[&str]) -> Command {
@@ -119,8 +44,8 @@ fn order(place: &Place) -> Value {
 async fn a_sandbox_is_started_looked_at_kept_from_ending_and_stopped() {
     skip!("needs-sandbox-namespaces");
     let place = Place::new(None);
-    let serve = serve(arguments(&place, &["--timeout", "4min"]));
-    let (sandbox, over) = serve.start(&order(&place)).await;
+    let serve = Serve::start(arguments(&place, &["--timeout", "4min"]));
+    let (sandbox, over) = start(&serve, &order(&place)).await;
     assert_eq!(over["state"], "succeeded", "{over:#}");
     assert_eq!(over["result"]["previewUrl"], format!("http://127.0.0.1:{}", place.port));
     assert_eq!(place.preview(), "hello from the project");
@@ -138,7 +63,7 @@ async fn a_sandbox_is_started_looked_at_kept_from_ending_and_stopped() {
         at.duration_since(jiff::Timestamp::now()).as_mins()
     };
     let later = |worker: &Value| minutes(&worker["expiresAt"]) >= 8 && minutes(&worker["status"]["expires_at"]) >= 8;
-    serve.eventually(&path, later).await;
+    serve.eventually(&path, WITHIN, later).await;
     let real = place.double.sandboxes()[0]["expires_at"].as_i64().unwrap();
     assert!(
         jiff::Timestamp::from_millisecond(real)
@@ -155,32 +80,68 @@ async fn a_sandbox_is_started_looked_at_kept_from_ending_and_stopped() {
     assert_eq!(serve.get(&path).await["condition"], "no-supervisor");
 }
 
-/// What expires while the server runs is said in one line, with what to do.
-#[tokio::test]
-async fn a_token_that_expires_meanwhile_says_so() {
-    skip!("needs-sandbox-namespaces");
-    let place = Place::new(None);
-    let ends = jiff::Timestamp::now().as_second() + 2;
-    let claims = json!({"owner_id": "team_test", "project_id": "prj_test", "exp": ends}).to_string();
-    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
-    let mut command = arguments(&place, &[]);
+/// With an OIDC token alone, and the claims of one that ends then.
+fn without_a_token(mut command: Command) -> Command {
     for name in ["VERCEL_TOKEN", "VERCEL_TEAM_ID", "VERCEL_PROJECT_ID"] {
         command.env_remove(name);
     }
-    command.env("VERCEL_OIDC_TOKEN", format!("e30.{claims}.c2ln"));
-    let serve = serve(command);
-    wait_for("it has expired", || jiff::Timestamp::now().as_second() > ends);
-    let (_, over) = serve.start(&order(&place)).await;
+    command
+}
+
+fn oidc(ends: i64) -> String {
+    let claims = json!({"owner_id": "team_test", "project_id": "prj_test", "exp": ends}).to_string();
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims);
+    format!("e30.{claims}.c2ln")
+}
+
+/// One line that says so, with what to do.
+fn says_that_it_expired(over: &Value, what_to_do: &str) {
     let failure = &over["failure"];
     assert_eq!(
         (&over["state"], &failure["code"]),
         (&json!("failed"), &json!("unauthorized")),
         "{over:#}"
     );
+    let message = failure["message"].as_str().unwrap();
     assert!(
-        failure["message"].as_str().unwrap().contains("the OIDC token of Vercel expired at"),
+        message.contains("the OIDC token of Vercel") && message.contains("expired at"),
         "{over:#}"
     );
-    assert!(failure["hint"].as_str().unwrap().contains("vercel env pull"), "{over:#}");
+    assert!(failure["hint"].as_str().unwrap().contains(what_to_do), "{over:#}");
+}
+
+#[tokio::test]
+async fn a_token_that_expires_meanwhile_says_so() {
+    skip!("needs-sandbox-namespaces");
+    let place = Place::new(None);
+    // Long enough for the server to start with it.
+    let ends = jiff::Timestamp::now().as_second() + 10;
+    let mut command = without_a_token(arguments(&place, &[]));
+    command.env("VERCEL_OIDC_TOKEN", oidc(ends));
+    let serve = Serve::start(command);
+    wait_for("it has expired", || jiff::Timestamp::now().as_second() > ends);
+    let (_, over) = start(&serve, &order(&place)).await;
+    says_that_it_expired(&over, "--vercel-token-file");
     assert!(place.double.asked(Some("create")).is_empty(), "nothing was asked with it");
+}
+
+/// `vercel env pull` writes a file, and the server that runs goes on with it.
+#[tokio::test]
+async fn a_file_with_a_new_token_is_taken_without_a_restart() {
+    skip!("needs-sandbox-namespaces");
+    let place = Place::new(None);
+    let file = place.path(".env.local");
+    let write = |ends| std::fs::write(&file, format!("# Created by Vercel CLI\nVERCEL_OIDC_TOKEN=\"{}\"\n", oidc(ends))).unwrap();
+    let now = jiff::Timestamp::now().as_second();
+    write(now + 12 * 3600);
+    let serve = Serve::start(without_a_token(arguments(&place, &["--vercel-token-file", file.to_str().unwrap()])));
+    write(now - 1);
+    let (_, over) = start(&serve, &order(&place)).await;
+    says_that_it_expired(&over, "vercel env pull");
+    assert!(place.double.asked(Some("create")).is_empty(), "nothing was asked with it");
+    write(now + 12 * 3600);
+    let (sandbox, over) = start(&serve, &order(&place)).await;
+    assert_eq!(over["state"], "succeeded", "{over:#}");
+    let (status, stopped) = serve.post(&format!("/v1/sandboxes/{sandbox}/worker/stop"), &json!({})).await;
+    assert_eq!(status, 200, "{stopped:#}");
 }
