@@ -286,3 +286,30 @@ pub async fn extend(
     }
     Ok(ends)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Unsaved;
+
+    #[test]
+    fn what_would_be_lost_is_said() {
+        let said = |unpushed_commits, changed_files, unsynced_files| {
+            let unsaved = Unsaved {
+                unpushed_commits,
+                changed_files,
+                unsynced_files,
+            };
+            unsaved.warnings().join("; ")
+        };
+        assert_eq!(said(0, 0, Some(0)), "");
+        assert_eq!(said(0, 3, Some(0)), "", "the store has what no commit has");
+        assert_eq!(
+            said(1, 0, Some(2)),
+            "1 commit is pushed nowhere; 2 changed files are not in the store"
+        );
+        assert_eq!(
+            said(2, 1, None),
+            "2 commits are pushed nowhere; 1 changed file is in no commit, and no store is set"
+        );
+    }
+}

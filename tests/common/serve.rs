@@ -1,4 +1,5 @@
 //! `sandkeep serve` as a process of its own, and a client for it.
+#![allow(clippy::print_stderr, reason = "what it says belongs to what a failed test shows")]
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -12,7 +13,7 @@ const TOKEN: &str = "the-token-of-a-server-of-the-tests";
 const OVER_WITHIN: Duration = Duration::from_secs(300);
 
 /// Tests talk to the loopback alone.
-pub fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -27,8 +28,8 @@ pub fn client() -> reqwest::Client {
 }
 
 /// A server that runs. Dropped, it is killed as by a crash.
-pub struct Serve {
-    pub child: Child,
+pub(crate) struct Serve {
+    pub(crate) child: Child,
     base: String,
     client: reqwest::Client,
 }
@@ -42,7 +43,7 @@ impl Drop for Serve {
 
 impl Serve {
     /// Starts it, and waits until it says where it is.
-    pub fn start(mut command: Command) -> Self {
+    pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .env("SANDKEEP_SERVE_TOKEN", TOKEN)
             .stdout(Stdio::null())
@@ -69,21 +70,21 @@ impl Serve {
     }
 
     /// Asks, also for what may be refused.
-    pub async fn ask(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn ask(&self, path: &str) -> (u16, Value) {
         self.send(self.client.get(format!("{}{path}", self.base))).await
     }
 
-    pub async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, value) = self.ask(path).await;
         assert_eq!(status, 200, "{path}: {value:#}");
         value
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.send(self.client.post(format!("{}{path}", self.base)).json(body)).await
     }
 
-    pub async fn eventually(&self, path: &str, within: Duration, holds: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn eventually(&self, path: &str, within: Duration, holds: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + within;
         loop {
             let value = self.get(path).await;
@@ -96,7 +97,7 @@ impl Serve {
     }
 
     /// Has a sandbox started; answers the operation's id and the sandbox's.
-    pub async fn order(&self, body: &Value) -> (String, String) {
+    pub(crate) async fn order(&self, body: &Value) -> (String, String) {
         let (status, taken) = self.post("/v1/sandboxes", body).await;
         assert_eq!(status, 202, "{taken:#}");
         let text = |key: &str| taken[key].as_str().unwrap().to_owned();
@@ -104,7 +105,7 @@ impl Serve {
     }
 
     /// What an operation came to.
-    pub async fn over(&self, operation: &str) -> Value {
+    pub(crate) async fn over(&self, operation: &str) -> Value {
         let path = format!("/v1/operations/{operation}");
         let over = |value: &Value| !matches!(value["state"].as_str(), Some("pending" | "running"));
         self.eventually(&path, OVER_WITHIN, over).await
