@@ -97,6 +97,29 @@ fn a_vanished_tree_does_not_empty_the_store() {
 }
 
 #[test]
+fn many_files_that_go_at_once_are_held_and_come_back_with_them() {
+    let r2 = R2::start();
+    let mut a = Sandbox::on(&r2);
+    for n in 0..30 {
+        a.write(&format!("src/f{n}"), "x");
+        a.write(&format!("lib/f{n}"), "x");
+    }
+    a.start();
+    a.wait_in_step(&r2);
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    fs::rename(a.path("src"), elsewhere.path().join("src")).expect("moved out");
+    assert_eq!(a.flush_fails()["held_deletes"], 30);
+    let status = a.status().expect("it answers");
+    assert_eq!(status["held_because"], "many files went at once", "{status}");
+    assert_eq!(store(&r2, "p1").len(), 60);
+    fs::rename(elsewhere.path().join("src"), a.path("src")).expect("moved back");
+    a.wait("nothing is held", |sandbox| {
+        sandbox.status().is_some_and(|status| status["held_deletes"] == 0)
+    });
+    assert_eq!(store(&r2, "p1").len(), 60);
+}
+
+#[test]
 fn a_store_that_goes_away_is_waited_for_and_nothing_is_lost() {
     let r2 = R2::start();
     let mut a = Sandbox::on(&r2);
