@@ -3,6 +3,9 @@
 use super::{Command, Exit, Fault};
 use crate::sandbox::fault::Code;
 
+/// What of a word names a box in an id, at most; its end.
+const LONGEST_TARGET: usize = 64;
+
 /// The command, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Via {
@@ -74,9 +77,13 @@ impl Via {
         }
     }
 
-    /// Something short that tells one box from another.
-    pub(super) fn target(&self) -> &str {
-        self.words.last().map_or("", String::as_str)
+    /// Something short that tells one box from another: its last word that is no option, as far as an id can hold it.
+    pub(super) fn target(&self) -> String {
+        let word = self.words.iter().rfind(|word| !word.starts_with('-')).map_or("", String::as_str);
+        let beginning = word.chars().count().saturating_sub(LONGEST_TARGET);
+        let fits = |letter: char| letter.is_ascii_alphanumeric() || "_.-:@+=".contains(letter);
+        let letters = word.chars().skip(beginning);
+        letters.map(|letter| if fits(letter) { letter } else { '-' }).collect()
     }
 
     /// The process without our words.
@@ -197,6 +204,16 @@ mod tests {
         for wrong in ["", "  ", "a 'b", "a \\"] {
             assert_eq!(Via::parse(wrong).unwrap_err().code, Code::BadRequest, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_target_fits_into_an_id() {
+        let target = |text: &str| Via::parse(text).unwrap().target();
+        assert_eq!(target("ssh -p 22 me@host"), "me@host");
+        assert_eq!(target("kubectl exec -i a/pod --"), "a-pod");
+        assert_eq!(target("env PATH=/opt/bin:é"), "PATH=-opt-bin:-");
+        assert_eq!(target(&format!("docker exec -i {}", "x".repeat(200))), "x".repeat(64));
+        assert_eq!(target("--"), "");
     }
 
     #[test]
