@@ -163,7 +163,7 @@ impl Problem {
         let near = known.map(|unit| (strsim::damerau_levenshtein(unit, name), unit)).min();
         match near {
             Some((distance, unit)) if distance <= 1 + name.len() / 4 => problem.hint(format!("did you mean `{unit}`?")),
-            _ => problem,
+            _ => problem.hint("`sandkeep status` shows those that there are"),
         }
     }
 }
