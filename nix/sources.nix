@@ -1,6 +1,7 @@
 # What cargo reads to build and test.
 fs:
 fs.unions [
+  ../.cargo
   ../Cargo.toml
   ../Cargo.lock
   ../nix/order

@@ -30,7 +30,9 @@ pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
     for (number, line) in (1..).zip(BufReader::new(file).lines()) {
         let line = line.map_err(|error| failed("reading", &error))?;
         let at = format!("reading line {number} of");
-        let entry: Entry = serde_json::from_str(&line).map_err(|error| failed(&at, &error))?;
+        // By way of a value, as a supervisor that is upgraded reads these types: their code is in the binary once.
+        let value: serde_json::Value = serde_json::from_str(&line).map_err(|error| failed(&at, &error))?;
+        let entry: Entry = serde_json::from_value(value).map_err(|error| failed(&at, &error))?;
         let Some(step) = replay.take(entry).map_err(|error| failed(&at, &error))? else {
             continue;
         };

@@ -9,6 +9,11 @@ pub fn config() -> rustls::ClientConfig {
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
+    trusting(roots)
+}
+
+/// A client's side of TLS that trusts these roots.
+pub fn trusting(roots: rustls::RootCertStore) -> rustls::ClientConfig {
     rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring has cipher suites for TLS 1.2 and 1.3")
@@ -19,8 +24,14 @@ pub fn config() -> rustls::ClientConfig {
 /// A client with that trust, that says who it is and follows no redirects.
 #[cfg(feature = "http-client")]
 pub fn client() -> reqwest::ClientBuilder {
+    client_that_trusts(config())
+}
+
+/// [`client`] with another trust.
+#[cfg(feature = "http-client")]
+pub fn client_that_trusts(trust: rustls::ClientConfig) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
-        .tls_backend_preconfigured(config())
+        .tls_backend_preconfigured(trust)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
 }

@@ -23,4 +23,5 @@ mod restore;
 mod server;
 mod tree;
 mod watching;
+mod wire;
 mod worker;

@@ -5,7 +5,7 @@
 
 pub mod address;
 pub mod file;
-pub mod roots;
+pub mod http;
 pub mod s3;
 
 use bytes::{Bytes, BytesMut};

@@ -1,7 +1,20 @@
-//! Between the client's words and the store's: conditions, metadata, and what an error means.
+//! Between S3's words and the store's: what a refusal means, and what an answer's headers say.
 
-use crate::sync::store::{Condition, Etag, Info, StoreError};
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use super::request::Reply;
+use crate::sync::store::{Etag, Head, Info, StoreError};
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+
+/// Why one attempt came to nothing.
+pub(super) struct Refusal {
+    /// `None` when no answer came.
+    status: Option<StatusCode>,
+    code: String,
+    message: String,
+    /// What time it was there, seconds since the epoch.
+    pub(super) date_s: Option<i64>,
+    is_ours: bool,
+}
 
 /// What went wrong with one attempt.
 pub(super) enum Trouble {
@@ -13,85 +26,119 @@ pub(super) enum Trouble {
     Other(StoreError),
 }
 
-pub(super) fn headers(condition: &Condition) -> (Option<String>, Option<String>) {
-    match condition {
-        Condition::Always => (None, None),
-        Condition::Absent => (None, Some("*".into())),
-        Condition::Matches(etag) => (Some(etag.0.clone()), None),
-    }
-}
-
-pub(super) fn content_type(info: &Info) -> Option<String> {
-    Some(info.content_type.clone()).filter(|text| !text.is_empty())
-}
-
-pub(super) fn metadata(info: &Info) -> Option<std::collections::HashMap<String, String>> {
-    Some(info.metadata.clone().into_iter().collect())
-}
-
-pub(super) fn info(content_type: Option<String>, metadata: Option<std::collections::HashMap<String, String>>) -> Info {
-    Info {
-        content_type: content_type.unwrap_or_default(),
-        metadata: metadata.unwrap_or_default().into_iter().collect(),
-    }
-}
-
-pub(super) fn incomplete(what: &str) -> Trouble {
-    Trouble::Other(StoreError::Unavailable(format!("the answer has no {what}")))
-}
-
-pub(super) fn etag(etag: Option<String>) -> Result<Etag, Trouble> {
-    etag.map(Etag).ok_or_else(|| incomplete("ETag"))
-}
-
-pub(super) fn length(length: Option<i64>) -> Result<u64, Trouble> {
-    length
-        .and_then(|length| u64::try_from(length).ok())
-        .ok_or_else(|| incomplete("length"))
-}
-
-pub(super) fn is_not_found<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    status == Some(404) && error.code() != Some("NoSuchBucket")
-}
-
-pub(super) fn trouble<E>(act: &str, key: &str, error: SdkError<E>) -> Trouble
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    let code = error.code().unwrap_or_default().to_owned();
-    let text = match (error.message(), status) {
-        (Some(message), _) => format!("{act} `{key}`: {code}: {message}"),
-        (None, Some(status)) => format!("{act} `{key}`: HTTP {status} {code}"),
-        (None, None) => format!("{act} `{key}`: {}", DisplayErrorContext(&error)),
-    };
-    match (status, code.as_str()) {
-        (Some(409 | 412), _) => Trouble::Other(StoreError::Precondition),
-        (_, "ExpiredToken" | "TokenRefreshRequired") => Trouble::Stale(text),
-        (_, "NoSuchBucket") => Trouble::Other(StoreError::Missing(text)),
-        (_, "RequestTimeTooSkewed") => Trouble::Other(StoreError::Unavailable(format!("{text}: this machine's clock is wrong"))),
-        (_, "KeyTooLongError") => Trouble::Other(StoreError::Unrepresentable {
-            key: key.into(),
-            why: "the key is too long".into(),
-        }),
-        (Some(401 | 403), _) => Trouble::Other(StoreError::Denied(text)),
-        (Some(429 | 503), _) => Trouble::Slow(text),
-        (Some(500..), _) | (None, _) => Trouble::Other(StoreError::Unavailable(text)),
-        (Some(200..=299), _) => Trouble::Other(StoreError::Unavailable(text)),
-        _ => Trouble::Other(StoreError::Refused(text)),
-    }
-}
-
-/// Percent encoding for `x-amz-copy-source`.
-pub(super) fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
+impl Refusal {
+    /// `error` is the code and the message of the document, where there was one: not for `HEAD`.
+    pub(super) fn said(status: StatusCode, headers: &HeaderMap, error: Option<(String, String)>) -> Self {
+        let date = headers
+            .get("date")
+            .and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
+        let (code, message) = error.unwrap_or_default();
+        let date_s = date.map(|date| date.timestamp().as_second());
+        Self {
+            status: Some(status),
+            code,
+            message,
+            date_s,
+            is_ours: false,
         }
     }
-    out
+
+    pub(super) fn cut(error: &reqwest::Error) -> Self {
+        Self::without_answer(crate::web::tls::innermost(error))
+    }
+
+    pub(super) fn silence() -> Self {
+        Self::without_answer("no answer in time".into())
+    }
+
+    /// No such request can be made.
+    pub(super) fn impossible(why: String) -> Self {
+        Self {
+            is_ours: true,
+            ..Self::without_answer(why)
+        }
+    }
+
+    fn without_answer(message: String) -> Self {
+        Self {
+            status: None,
+            code: String::new(),
+            message,
+            date_s: None,
+            is_ours: false,
+        }
+    }
+
+    /// Whether the object, or the upload, is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == Some(StatusCode::NOT_FOUND) && self.code != "NoSuchBucket"
+    }
+
+    /// Whether a wrong clock on either side can be the reason.
+    pub(super) fn is_forbidden(&self) -> bool {
+        self.status == Some(StatusCode::FORBIDDEN)
+    }
+
+    pub(super) fn trouble(self, act: &str, key: &str) -> Trouble {
+        let Self {
+            status,
+            code,
+            message,
+            is_ours,
+            ..
+        } = self;
+        let text = match status {
+            Some(_) if !message.is_empty() => format!("{act} `{key}`: {code}: {message}"),
+            Some(status) => format!("{act} `{key}`: HTTP {} {code}", status.as_u16()),
+            None => format!("{act} `{key}`: {message}"),
+        };
+        match (status.map(|status| status.as_u16()), code.as_str()) {
+            (None, _) if is_ours => Trouble::Other(StoreError::Refused(text)),
+            (Some(409 | 412), _) => Trouble::Other(StoreError::Precondition),
+            (_, "ExpiredToken" | "TokenRefreshRequired") => Trouble::Stale(text),
+            (_, "NoSuchBucket") => Trouble::Other(StoreError::Missing(text)),
+            (_, "RequestTimeTooSkewed") => Trouble::Other(StoreError::Unavailable(format!("{text}: this machine's clock is wrong"))),
+            (_, "KeyTooLongError") => Trouble::Other(StoreError::Unrepresentable {
+                key: key.into(),
+                why: "the key is too long".into(),
+            }),
+            (Some(401 | 403), _) => Trouble::Other(StoreError::Denied(text)),
+            (Some(429 | 503), _) | (_, "SlowDown") => Trouble::Slow(text),
+            (Some(500..) | None, _) => Trouble::Other(StoreError::Unavailable(text)),
+            _ => Trouble::Other(StoreError::Refused(text)),
+        }
+    }
 }
+
+fn incomplete(what: &str) -> StoreError {
+    StoreError::Unavailable(format!("the answer has no {what}"))
+}
+
+pub(super) fn etag(etag: Option<&str>) -> Result<Etag, StoreError> {
+    etag.map(|etag| Etag(etag.to_owned())).ok_or_else(|| incomplete("ETag"))
+}
+
+pub(super) fn length(length: Option<&str>) -> Result<u64, StoreError> {
+    length.and_then(|length| length.parse().ok()).ok_or_else(|| incomplete("length"))
+}
+
+/// What the headers say of an object.
+pub(super) fn head(reply: &Reply) -> Result<Head, StoreError> {
+    let mut info = Info {
+        content_type: reply.header("content-type").unwrap_or_default().to_owned(),
+        ..Info::default()
+    };
+    for (name, value) in reply.response.headers() {
+        if let (Some(name), Ok(value)) = (name.as_str().strip_prefix(METADATA), value.to_str()) {
+            info.metadata.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    Ok(Head {
+        size: length(reply.header("content-length"))?,
+        etag: etag(reply.header("etag"))?,
+        info,
+    })
+}
+
+/// Before the name of each piece of an object's own metadata.
+pub(super) const METADATA: &str = "x-amz-meta-";
