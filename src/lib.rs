@@ -20,6 +20,7 @@ pub mod cli;
 pub mod control;
 pub mod daemon;
 pub mod host;
+pub mod ordered;
 pub mod sd_notify;
 pub mod supervisor;
 pub mod unit;

@@ -6,20 +6,38 @@ use std::path::{Path, PathBuf};
 /// Module, and the modules that its files may name. `cli` is everyone's entry and may name all; the names of `supervisor::event` and
 /// `supervisor::action` may be taken from where `supervisor` offers them again.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("unit", &[]),
+    ("unit", &["ordered"]),
     ("backoff", &[]),
+    ("ordered", &[]),
     ("sd_notify", &[]),
     ("web", &[]),
-    ("supervisor", &["unit", "backoff"]),
-    ("host", &["unit", "supervisor::event", "supervisor::action", "backoff", "sd_notify"]),
-    ("control", &["unit", "supervisor", "host::journal", "host::mask", "web"]),
-    ("daemon", &["unit", "supervisor", "host", "control", "sd_notify"]),
-    ("sync", &["unit", "backoff", "control::client", "sd_notify", "host::mask", "web"]),
-    ("agent", &["unit", "backoff", "control::client", "sd_notify", "host::mask", "web"]),
+    ("supervisor", &["unit", "backoff", "ordered"]),
+    (
+        "host",
+        &["unit", "supervisor::event", "supervisor::action", "backoff", "ordered", "sd_notify"],
+    ),
+    ("control", &["unit", "supervisor", "host::journal", "host::mask", "ordered", "web"]),
+    ("daemon", &["unit", "supervisor", "host", "control", "ordered", "sd_notify"]),
+    (
+        "sync",
+        &["unit", "backoff", "ordered", "control::client", "sd_notify", "host::mask", "web"],
+    ),
+    (
+        "agent",
+        &["unit", "backoff", "ordered", "control::client", "sd_notify", "host::mask", "web"],
+    ),
     ("mcp", &["unit", "control::client"]),
     (
         "sandbox",
-        &["unit", "control::document", "control::client", "host::mask", "backoff", "web"],
+        &[
+            "unit",
+            "control::document",
+            "control::client",
+            "host::mask",
+            "backoff",
+            "ordered",
+            "web",
+        ],
     ),
 ];
 

@@ -5,6 +5,7 @@ use super::protocol::{self, LINE_MAX, Line};
 use super::settings::{Launch, Settings};
 use super::transcript::Begun;
 use super::{leader, tree};
+use crate::ordered::IntoMap;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
@@ -256,7 +257,7 @@ fn arguments(surroundings: &Surroundings, settings: &Settings, launch: &Launch, 
 }
 
 fn environment(surroundings: &Surroundings, settings: &Settings) -> BTreeMap<OsString, OsString> {
-    let mut environment: BTreeMap<OsString, OsString> = FIXED.map(|(name, value)| (name.into(), value.into())).into();
+    let mut environment: BTreeMap<OsString, OsString> = FIXED.into_iter().map(|(name, value)| (name.into(), value.into())).into_map();
     let passed = settings.pass_environment.iter().map(String::as_str).chain(PASSED);
     for name in passed.map(OsString::from) {
         if let Some(value) = surroundings.environment.get(&name) {

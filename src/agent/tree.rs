@@ -5,6 +5,7 @@
 //! shed both, as `env -i setsid` does, is an orphan, and orphans are given to the agent: of its children it knows those that it started.
 
 use super::children::{Leaders, Ticks};
+use crate::ordered::IntoMap;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -121,7 +122,7 @@ fn find(target: &Target, leaders: &BTreeMap<i32, String>) -> BTreeSet<Member> {
         };
         Some((pid, process))
     });
-    select(target, leaders, own, &processes.collect())
+    select(target, leaders, own, &processes.into_map())
 }
 
 fn select(target: &Target, leaders: &BTreeMap<i32, String>, own: i32, processes: &BTreeMap<i32, Process>) -> BTreeSet<Member> {

@@ -9,10 +9,10 @@ use crate::agent::leader;
 use crate::agent::run::{self, Given, RunError};
 use crate::agent::settings::Options;
 use crate::host::runtime_dir::Places;
+use crate::ordered::IntoMap;
 use crate::unit::{self, WorkerConfig};
 use client::Client;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -145,7 +145,7 @@ fn run_worker(args: RunArgs, global: &Global) -> Result<ExitCode, CliError> {
     subscriber.init();
     // The first to install one wins; a second is refused, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let environment: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    let environment = std::env::vars_os().into_map();
     let control = std::env::var_os("SANDKEEP_SOCKET").map(PathBuf::from);
     let paths = global.paths()?;
     let beside = control
@@ -186,7 +186,7 @@ fn worker_config(args: RunArgs, paths: &Places) -> Result<WorkerConfig, CliError
         Some(file) => unit::Source::File(file),
         None => unit::Source::in_directory(std::path::Path::new(".")),
     };
-    let environment = std::env::vars().collect();
+    let environment = std::env::vars().into_map();
     let flags = unit::Flags {
         without_units: true,
         ..unit::Flags::default()

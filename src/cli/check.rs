@@ -1,8 +1,8 @@
 //! `sandkeep check`.
 
 use super::{CliError, Global, out, up};
+use crate::ordered::IntoMap;
 use crate::unit::{Diagnostics, Flags, Loaded, Paint, Source, load};
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,9 +28,9 @@ pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
     if args.handover {
         return up::rehearse_stdin();
     }
-    let environment: BTreeMap<String, String> = std::env::vars_os()
+    let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+        .into_map();
     let source = args.file.clone().map_or_else(|| Source::in_directory(Path::new(".")), Source::File);
     let result = load(&source, &Flags::default(), &environment);
     let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(2) };

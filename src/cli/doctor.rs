@@ -11,6 +11,7 @@ use super::connect::block_on;
 use super::out::{self, paint};
 use super::{CliError, Global};
 use crate::control::StatusDocument;
+use crate::ordered::IntoMap;
 use crate::unit::{Config, Diagnostics, Flags, Loaded, Source, load};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -103,9 +104,9 @@ impl Patient {
 }
 
 pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
-    let environment: BTreeMap<String, String> = std::env::vars_os()
+    let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+        .into_map();
     let source = args
         .config
         .clone()

@@ -10,6 +10,7 @@ use crate::daemon::JournalLogs;
 use crate::host::Environment;
 use crate::host::journal::Reader;
 use crate::host::mask::Masker;
+use crate::ordered::IntoMap;
 use crate::unit::{Config, Flags, Source, load};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -129,7 +130,7 @@ fn unreadable(error: ReadLogsError) -> CliError {
 fn secret_names() -> Vec<String> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+        .into_map();
     let loaded = load(&Source::in_directory(Path::new(".")), &Flags::default(), &environment);
     loaded.map_or_else(
         |_| Config::SECRET_NAMES.map(str::to_owned).to_vec(),

@@ -6,11 +6,11 @@ mod restore;
 mod show;
 
 use super::{CliError, Global};
+use crate::ordered::IntoMap;
 use crate::sync::error::SyncError;
 use crate::sync::project::Project;
 use crate::sync::worker;
 use crate::unit::{Flags, Source, WorkerConfig, load};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -140,9 +140,9 @@ fn configuration(place: &Place, global: &Global) -> Result<WorkerConfig, CliErro
         store: place.store.clone(),
         ..Flags::default()
     };
-    let environment: BTreeMap<_, _> = std::env::vars_os()
+    let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+        .into_map();
     let loaded = load(&source, &flags, &environment).map_err(|diagnostics| CliError::usage(diagnostics.to_string()))?;
     let paths = global.paths()?;
     Ok(WorkerConfig::new(&loaded.config, &paths.state))

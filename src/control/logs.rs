@@ -1,6 +1,7 @@
 //! What the doors need of the units' logs.
 
 use super::document::Time;
+use crate::ordered::IntoMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tokio::sync::watch;
@@ -93,7 +94,7 @@ pub trait Logs: Send + Sync + 'static {
             };
             Some((name.clone(), self.read(&query).ok()?.lines))
         };
-        units.iter().filter_map(last).collect()
+        units.iter().filter_map(last).into_map()
     }
 
     /// Changes whenever lines were added: followers read on.

@@ -7,6 +7,7 @@ use super::document::{
     Time, UnitState, UnitStatus, Upgrade,
 };
 use super::why::ProbeAnswer;
+use crate::ordered::IntoMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -210,7 +211,11 @@ impl Snapshot {
     pub fn readyz(&self) -> Readyz {
         Readyz {
             ready: self.ready(),
-            units: self.units.iter().map(|unit| (unit.status.name.clone(), unit.readiness())).collect(),
+            units: self
+                .units
+                .iter()
+                .map(|unit| (unit.status.name.clone(), unit.readiness()))
+                .into_map(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::control::{LogLine, LogPage, LogQuery, Logs, ReadLogsError, Time};
 use crate::host::journal::{Cursor, Line, Query, Reader};
+use crate::ordered::IntoMap;
 use crate::unit::Name;
 use std::collections::BTreeMap;
 use std::io;
@@ -48,7 +49,7 @@ impl Logs for JournalLogs {
         let names: Vec<Name> = units.iter().filter_map(|unit| Name::new(unit)).collect();
         let last = self.reader.last_of_each(&names, lines).unwrap_or_default().into_iter();
         last.map(|(unit, lines)| (unit.as_str().to_owned(), lines.into_iter().map(shown).collect()))
-            .collect()
+            .into_map()
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -8,6 +8,7 @@ use crate::control::document::{self, AgentPart, Capabilities, LastExit, SyncPart
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
+use crate::ordered::IntoMap;
 use crate::supervisor::{self, Invocation, ProbeResult, Supervisor};
 use crate::unit::{Config, Main, Name, ProbeCheck, ProbeKind, Service, Unit};
 use serde::{Deserialize, Serialize};
@@ -128,9 +129,9 @@ impl Publisher {
         self.parts.sync = sync.unwrap_or_default();
         self.parts.agent = agent.unwrap_or_default();
         let probed = probed.into_iter().map(|(unit, kind, at, result)| ((unit, kind), (at, result)));
-        self.probed = probed.collect();
+        self.probed = probed.into_map();
         let last_words = last_words.into_iter().map(|(unit, invocation, text)| (unit, (invocation, text)));
-        self.last_words = last_words.collect();
+        self.last_words = last_words.into_map();
     }
 
     /// How many upgrades have succeeded.
@@ -238,7 +239,7 @@ impl Publisher {
             .allow
             .iter()
             .map(|(unit, what)| (unit.as_str().to_owned(), what.clone()))
-            .collect();
+            .into_map();
         let mut sync = self.parts.sync.clone();
         let mut agent = self.parts.agent.clone();
         let runs = |worker| {
@@ -314,7 +315,7 @@ impl Publisher {
                 .probes
                 .iter()
                 .map(|probe| (probe_kind(probe.kind).to_owned(), verdict(probe.verdict).to_owned()))
-                .collect(),
+                .into_map(),
         };
         UnitSnapshot {
             status,

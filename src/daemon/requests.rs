@@ -2,6 +2,7 @@
 
 use super::Daemon;
 use crate::control::{Command, ReloadReply, ReloadRequest, Reply};
+use crate::ordered::IntoMap;
 use crate::supervisor::{Event, Outcome, Request, RequestId};
 use crate::unit::{Flags, Source, load};
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ impl Requests {
     pub(super) fn move_all(&mut self) {
         self.moving = true;
         let waiting = std::mem::take(&mut self.waiting).into_iter();
-        self.waiting = waiting.map(|(id, waiting)| (id, moved(waiting, id))).collect();
+        self.waiting = waiting.map(|(id, waiting)| (id, moved(waiting, id))).into_map();
     }
 
     pub(super) fn hand_over(&self) -> HandedRequests {
@@ -98,8 +99,8 @@ impl Requests {
         let now = Instant::now();
         Self {
             last: handed.last,
-            waiting: handed.moved.into_iter().map(|id| (id, Waiting::Moved)).collect(),
-            outcomes: handed.outcomes.into_iter().map(|(id, outcome)| (id, (outcome, now))).collect(),
+            waiting: handed.moved.into_iter().map(|id| (id, Waiting::Moved)).into_map(),
+            outcomes: handed.outcomes.into_iter().map(|(id, outcome)| (id, (outcome, now))).into_map(),
             ..Self::default()
         }
     }

@@ -5,6 +5,7 @@
 //! what the host says: `SANDKEEP_UNIT`, `SANDKEEP_INVOCATION_ID`, `SANDKEEP_SOCKET`, `NOTIFY_SOCKET`.
 
 use super::fault::StartFault;
+use crate::ordered::IntoMap;
 use crate::unit::Unit;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
@@ -68,7 +69,7 @@ impl Environment {
     /// An environment out of these variables.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>, secret_names: &[String]) -> Self {
         Self {
-            all: variables.into_iter().collect(),
+            all: variables.into_iter().into_map(),
             secret_names: secret_names.to_vec(),
         }
     }
@@ -96,7 +97,7 @@ impl Environment {
     /// Every variable that is text, secret or not, as configurations are expanded with.
     pub fn text(&self) -> BTreeMap<String, String> {
         let text = |(name, value): (&OsStr, &OsStr)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
-        self.variables().filter_map(text).collect()
+        self.variables().filter_map(text).into_map()
     }
 
     /// Every variable, secret or not, to be handed to another image of this process.
@@ -124,7 +125,7 @@ impl Environment {
     pub(super) fn of_unit(&self, unit: &Unit, account: Option<&super::account::Account>) -> Result<Variables, StartFault> {
         let kept = |name: &OsStr| !name.to_str().is_some_and(|name| NOT_INHERITED.contains(&name)) && !self.is_secret(name);
         let inherited = self.all.iter().filter(|(name, _)| kept(name));
-        let mut variables: Variables = inherited.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut variables = inherited.map(|(name, value)| (name.clone(), value.clone())).into_map();
         variables.entry("PATH".into()).or_insert_with(|| DEFAULT_PATH.into());
         if let Some(account) = account {
             account.describe(&mut variables);

@@ -1,6 +1,7 @@
 //! The content of what a unit watches, remembered over runs of the supervisor.
 
 use super::globs::{Depth, Globs};
+use crate::ordered::IntoMap;
 use crate::unit::Unit;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -67,7 +68,7 @@ fn of(patterns: &[String], root: &Path) -> Hashes {
     files
         .into_iter()
         .filter_map(|path| Some((path.clone(), hash(&root.join(path)).ok()?)))
-        .collect()
+        .into_map()
 }
 
 /// What a few small files hold; `None` where the patterns reach below directories, or match more than is read in no time.

@@ -13,6 +13,7 @@
 )]
 
 use super::sys::StringArray;
+use crate::ordered::IntoMap;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
@@ -143,7 +144,7 @@ impl Call {
     }
 
     fn variables(&self) -> Vec<CString> {
-        super::environment::as_strings(self.environment.iter().cloned().collect())
+        super::environment::as_strings(self.environment.iter().cloned().into_map())
     }
 }
 
@@ -249,7 +250,7 @@ impl WayBack {
             let mut variables = call.environment.clone();
             variables.retain(|(name, _)| name != TAKEN_BACK);
             variables.push((TAKEN_BACK.into(), why.into()));
-            super::environment::as_strings(variables.into_iter().collect()).into()
+            super::environment::as_strings(variables.into_iter().into_map()).into()
         };
         let prepared = Box::new(Prepared {
             program: program.0,

@@ -17,6 +17,7 @@
 use super::proc::{self, Process};
 use super::runs::{Key, Runs};
 use super::set::Freshness;
+use crate::ordered::IntoMap;
 use crate::supervisor::event::Pid;
 use nix::sys::resource::{Resource, getrlimit};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -257,7 +258,7 @@ impl Sessions {
 
     fn take_picture(&mut self, runs: &mut Runs) -> Picture {
         let begun = Instant::now();
-        let processes: BTreeMap<Pid, Process> = proc::all().into_iter().map(|process| (process.pid, process)).collect();
+        let processes = proc::all().into_iter().map(|process| (process.pid, process)).into_map();
         let sessions: HashSet<Pid> = processes.values().map(|process| process.session).collect();
         self.of_session
             .retain(|session, _| runs.of_pid(*session).is_some() || sessions.contains(session));

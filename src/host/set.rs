@@ -5,9 +5,9 @@ use super::cgroup::Tree;
 use super::proc::{self, Process};
 use super::runs::{Key, Runs};
 use super::sessions::Sessions;
+use crate::ordered::IntoMap;
 use crate::supervisor::event::Pid;
 use crate::unit::{Config, Limits};
-use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
@@ -87,7 +87,7 @@ impl ProcessSet {
         };
         let members = pids.into_iter().filter(|pid| runs.of_pid(*pid).is_none());
         let members = members.filter_map(proc::process).filter(|process| !process.is_dead());
-        let mut found: BTreeMap<Pid, Process> = members.map(|process| (process.pid, process)).collect();
+        let mut found = members.map(|process| (process.pid, process)).into_map();
         // Who left the cgroup is found by the older means, which cost more.
         if self.sessions.has_orphans(runs) {
             let others = self.sessions.others(runs, key, freshness);

@@ -7,6 +7,7 @@
 use super::cgroup::Stale;
 use super::proc::{self, Process};
 use super::sys::Handle;
+use crate::ordered::IntoMap;
 use crate::supervisor::event::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -199,10 +200,10 @@ fn end(process: &Process, signal: i32) {
 
 /// Who survived, with its unit; and who is spared.
 fn survivors(entries: &[Entry], control_socket: &str, cgroups: &Stale) -> (Vec<(Process, String)>, BTreeSet<Pid>) {
-    let processes: BTreeMap<Pid, Process> = proc::all().into_iter().map(|process| (process.pid, process)).collect();
+    let processes = proc::all().into_iter().map(|process| (process.pid, process)).into_map();
     let spared = ancestors(&processes);
     // Whoever is in the old supervisor's cgroups is its own without a doubt.
-    let mut owners: BTreeMap<Pid, String> = cgroups.processes().into_iter().filter(|(pid, _)| !spared.contains(pid)).collect();
+    let mut owners = cgroups.processes().into_iter().filter(|(pid, _)| !spared.contains(pid)).into_map();
     for process in processes
         .values()
         .filter(|process| !process.is_dead() && !spared.contains(&process.pid))

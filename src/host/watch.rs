@@ -8,6 +8,7 @@
 use super::globs::{self, Depth, Globs};
 use super::hashes::Hashes;
 use super::{hashes, packages};
+use crate::ordered::IntoMap;
 use crate::supervisor::event::Event;
 use crate::unit::{Config, Name, Unit};
 use nix::errno::Errno;
@@ -99,7 +100,7 @@ impl Watcher {
             .units
             .iter()
             .filter(|unit| !unit.watch.is_empty() || !unit.retry_on_change.is_empty());
-        self.units = watching.map(|unit| (unit.name.clone(), Arc::clone(unit))).collect();
+        self.units = watching.map(|unit| (unit.name.clone(), Arc::clone(unit))).into_map();
         self.begin();
     }
 

@@ -3,6 +3,7 @@
 
 use super::fault::{Code, Fault};
 use crate::control::document::{Status, StatusDocument, UnitState, UnitStatus};
+use crate::ordered::IntoMap;
 use std::collections::BTreeMap;
 
 /// A dev command that ended so often without getting ready does not get there by another try.
@@ -42,7 +43,7 @@ pub type Restarts = BTreeMap<String, u64>;
 
 /// The restarts of a document.
 pub fn restarts(document: &StatusDocument) -> Restarts {
-    document.units.iter().map(|unit| (unit.name.clone(), unit.restarts)).collect()
+    document.units.iter().map(|unit| (unit.name.clone(), unit.restarts)).into_map()
 }
 
 /// Judges a document.

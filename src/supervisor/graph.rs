@@ -1,6 +1,7 @@
 //! Who is ordered after whom, by number: names are looked up once, when the units change.
 
 use super::node::Node;
+use crate::ordered::IntoMap;
 use crate::unit::Name;
 use std::collections::BTreeMap;
 
@@ -32,7 +33,7 @@ pub(super) struct Edges {
 
 impl Graph {
     pub(super) fn new(nodes: &[Node]) -> Self {
-        let ids: BTreeMap<Name, Id> = nodes.iter().enumerate().map(|(id, node)| (node.spec.name.clone(), id)).collect();
+        let ids = nodes.iter().enumerate().map(|(id, node)| (node.spec.name.clone(), id)).into_map();
         let mut edges: Vec<Edges> = vec![Edges::default(); nodes.len()];
         for (id, node) in nodes.iter().enumerate() {
             let find = |names: &[Name]| -> Vec<Id> { names.iter().filter_map(|name| ids.get(name).copied()).collect() };

@@ -8,8 +8,8 @@ use super::node::Node;
 use super::requests::Kind;
 use super::state::{Goal, State, Step, Watchdog};
 use super::turn::later;
+use crate::ordered::IntoMap;
 use crate::unit::{Config, Name, Unit};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a unit's new section asks for.
@@ -135,10 +135,10 @@ impl Supervisor {
     /// Puts the new units in the place of the old ones.
     fn replace(&mut self, config: &Config) -> Replaced {
         let now = self.turn.now;
-        let mut old: BTreeMap<Name, Node> = std::mem::take(&mut self.nodes)
+        let mut old = std::mem::take(&mut self.nodes)
             .into_iter()
             .map(|n| (n.spec.name.clone(), n))
-            .collect();
+            .into_map();
         let (mut concerned, mut restart, mut returned) = (Vec::new(), Vec::new(), Vec::new());
         for unit in &config.units {
             let Some(mut node) = old.remove(&unit.name) else {

@@ -12,6 +12,7 @@ use super::project::Project;
 use super::read::{Reading, read};
 use super::store::{Store, list_all, read_small};
 use super::walk::walk;
+use crate::ordered::IntoMap;
 use futures_util::StreamExt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -239,11 +240,11 @@ pub async fn verify(project: Project, deep: bool) -> Result<Verified, SyncError>
     let engine = Engine::open(project).await?;
     let store = std::sync::Arc::clone(&engine.project.store);
     let listed = list_all(&*store, "").await?;
-    let there: BTreeMap<_, _> = listed
+    let there = listed
         .into_iter()
         .filter(|object| !object.key.starts_with(".sandkeep/"))
         .map(|object| (object.key, object.etag))
-        .collect();
+        .into_map();
     let mut verified = Verified::default();
     let mut to_read = Vec::new();
     for (path, entry) in &engine.manifest.files {

@@ -15,6 +15,7 @@ use super::read::{Reading, hash, now_ns, read};
 use super::rules::Rules;
 use super::send::digest_of;
 use super::store::{Etag, Listed, list_all};
+use crate::ordered::IntoMap;
 use futures_util::StreamExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -216,7 +217,7 @@ impl Engine {
             Ok((all, modified)) => {
                 let clean = all.iter().filter(|(path, _)| !modified.contains(*path));
                 Some(Baseline {
-                    clean: clean.map(|(path, blob)| (path.clone(), blob.clone())).collect(),
+                    clean: clean.map(|(path, blob)| (path.clone(), blob.clone())).into_map(),
                     all,
                 })
             }

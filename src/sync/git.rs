@@ -4,6 +4,7 @@
 
 use super::manifest::GitState;
 use super::path::TreePath;
+use crate::ordered::IntoMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -93,7 +94,7 @@ impl Git {
             .text(&["for-each-ref", "--format=%(objectname) %(refname:lstrip=2)", "refs/heads"])
             .unwrap_or_default();
         let pairs = listed.lines().filter_map(|line| line.split_once(' '));
-        pairs.map(|(commit, name)| (name.to_owned(), commit.to_owned())).collect()
+        pairs.map(|(commit, name)| (name.to_owned(), commit.to_owned())).into_map()
     }
 
     /// The newest commit that upstream has too: what a fresh clone will have at least. `None` when there is no upstream.

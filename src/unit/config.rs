@@ -1,6 +1,7 @@
 //! The whole of a `sandkeep.toml`, valid by type.
 
 use super::spec::{Name, Unit};
+use crate::ordered::IntoMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -96,7 +97,7 @@ impl Config {
             secret_names: Self::SECRET_NAMES.map(str::to_owned).to_vec(),
             sync: Sync::default(),
             agent: Agent::default(),
-            allow: Name::new("agent").map(|agent| (agent, agent_allow)).into_iter().collect(),
+            allow: Name::new("agent").map(|agent| (agent, agent_allow)).into_iter().into_map(),
             units: units.into_iter().map(Arc::new).collect(),
         }
     }

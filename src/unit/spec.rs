@@ -1,5 +1,6 @@
 //! A unit as the supervisor and the host see it: valid by type, nothing left to check.
 
+use crate::ordered::TryIntoMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -267,7 +268,7 @@ fn rlimits<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap
             let known = known.ok_or_else(|| serde::de::Error::custom(format!("`{name}` is not a resource limit")))?;
             Ok((known, limit))
         })
-        .collect()
+        .try_into_map()
 }
 
 mod regex_text {

@@ -33,19 +33,19 @@ async fn answer(State(seen): State<Listener>, request: Request) -> Response {
     let query = head.uri.query().unwrap_or_default();
     let has = |word: &str| query.split('&').any(|pair| pair.split('=').next() == Some(word));
     let tag = [("etag", "\"tag\"")];
-    let answer = match &head.method {
-        &Method::POST if has("uploads") => {
+    let answer = match head.method {
+        Method::POST if has("uploads") => {
             "<InitiateMultipartUploadResult><UploadId>an/id</UploadId></InitiateMultipartUploadResult>".into_response()
         }
-        &Method::POST if has("uploadId") => {
+        Method::POST if has("uploadId") => {
             "<CompleteMultipartUploadResult><ETag>\"tag\"</ETag></CompleteMultipartUploadResult>".into_response()
         }
-        &Method::POST => "<DeleteResult/>".into_response(),
-        &Method::PUT if head.headers.contains_key("x-amz-copy-source") => {
+        Method::POST => "<DeleteResult/>".into_response(),
+        Method::PUT if head.headers.contains_key("x-amz-copy-source") => {
             "<CopyObjectResult><ETag>\"tag\"</ETag></CopyObjectResult>".into_response()
         }
-        &Method::GET if has("list-type") => "<ListBucketResult/>".into_response(),
-        &Method::DELETE => StatusCode::NO_CONTENT.into_response(),
+        Method::GET if has("list-type") => "<ListBucketResult/>".into_response(),
+        Method::DELETE => StatusCode::NO_CONTENT.into_response(),
         _ => (tag, "x").into_response(),
     };
     let parts = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("x-id="));

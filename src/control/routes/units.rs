@@ -8,6 +8,7 @@ use crate::control::params::{self, Params, flag, list, some_duration};
 use crate::control::problem::{Code, Problem};
 use crate::control::snapshot::Snapshot;
 use crate::control::why::Why;
+use crate::ordered::IntoMap;
 use crate::supervisor::{Outcome, Verb};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -233,7 +234,7 @@ pub(in crate::control) fn outcome_or_problem(outcome: Outcome, snapshot: &Snapsh
             if let [(unit, _), ..] = units.as_slice() {
                 problem = problem.hint(format!("`sandkeep why {unit}`"));
             }
-            problem.units = units.into_iter().map(|(unit, why)| (unit.as_str().to_owned(), why)).collect();
+            problem.units = units.into_iter().map(|(unit, why)| (unit.as_str().to_owned(), why)).into_map();
             Err(problem)
         }
         Outcome::NoSuchUnit(name) => Err(no_such_unit(&name, snapshot)),

@@ -9,6 +9,7 @@ use super::read::{Query, Reader};
 use super::writer::{JOURNAL, Now, Tag, UnitLog};
 use super::{Handed, Health, Limits, format::Stream};
 use crate::host::mask::Masker;
+use crate::ordered::IntoMap;
 use crate::unit::Name;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -496,7 +497,7 @@ impl Capture {
         self.losing = self.units.values().any(|u| u.log.retry_at().is_some());
         self.wrote = true;
         let lost = self.units.iter().filter(|(_, u)| u.log.lost.bytes > 0);
-        let lost = lost.map(|(name, unit)| (name.clone(), unit.log.loss())).collect();
+        let lost = lost.map(|(name, unit)| (name.clone(), unit.log.loss())).into_map();
         self.health.send_if_modified(|health| {
             let changed = health.lost != lost;
             health.lost = lost;

@@ -9,6 +9,7 @@ use super::format::{Position, Stream};
 use super::merge::{Files, Merge, Unended, is_beyond, nanoseconds};
 use super::scan::Scanner;
 use crate::host::mask::Masker;
+use crate::ordered::{IntoMap, TryIntoMap};
 use crate::unit::Name;
 use jiff::Timestamp;
 use regex::Regex;
@@ -82,12 +83,12 @@ impl Cursor {
                 (Some(time.parse().ok()?), places)
             }
         };
-        let place = |text: &str| {
-            let (unit, position) = text.split_once(':')?;
-            Some((Name::new(unit)?, Position::parse(position)?))
-        };
-        let places = places.split(',').filter(|text| time.is_none() || !text.is_empty());
-        Some((time, places.map(place).collect::<Option<_>>()?))
+        let mut found = BTreeMap::new();
+        for place in places.split(',').filter(|text| time.is_none() || !text.is_empty()) {
+            let (unit, position) = place.split_once(':')?;
+            found.insert(Name::new(unit)?, Position::parse(position)?);
+        }
+        Some((time, found))
     }
 }
 
@@ -225,10 +226,10 @@ impl Reader {
                 lines: Some(lines),
                 ..Query::default()
             };
-            let mut merge = self.merge_these(&query, Unended::Tell, [(unit.clone(), rotated)].into())?;
+            let mut merge = self.merge_these(&query, Unended::Tell, [(unit.clone(), rotated)].into_iter().into_map())?;
             Ok((unit, merge.last(lines)?.into()))
         });
-        last.collect()
+        last.try_into_map()
     }
 
     fn merge(&self, query: &Query, unended: Unended) -> io::Result<Merge> {

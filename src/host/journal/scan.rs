@@ -6,6 +6,7 @@
 use super::files::{self, Generation};
 use super::format::{ALL_ENDED, After, ENDED, Entry, OTHERS_PENDING, Position, Stream};
 use crate::host::mask::{MIN_LEN, Masker};
+use crate::ordered::IntoMap;
 use crate::unit::Name;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -454,6 +455,6 @@ impl Search {
                 pieces.reverse();
                 (source, Pending::of(&entry, pieces.concat()))
             })
-            .collect()
+            .into_map()
     }
 }

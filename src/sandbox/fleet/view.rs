@@ -2,6 +2,7 @@
 
 use super::state::{By, Entry, Fleet, Presence};
 use crate::control::document::{Status, StatusDocument, Time};
+use crate::ordered::IntoMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,7 +86,7 @@ impl Fleet {
     pub fn view(&self, now: Instant, wall: jiff::Timestamp) -> FleetView {
         let mut view = FleetView {
             total: self.len(),
-            presence: Presence::ALL.iter().map(|presence| (presence.as_str().to_owned(), 0)).collect(),
+            presence: Presence::ALL.iter().map(|presence| (presence.as_str().to_owned(), 0)).into_map(),
             ..FleetView::default()
         };
         for (id, entry) in &self.sandboxes {

@@ -13,6 +13,7 @@ use super::order::{Environment, Order};
 use super::problem::{Problem, ProblemCode};
 use super::sandboxes::{Known, Sandboxes};
 use crate::control::document::Time;
+use crate::ordered::IntoMap;
 use crate::sandbox::fault::{Code, Fault};
 use crate::sandbox::fleet::FleetHandle;
 use crate::sandbox::plan::Step;
@@ -232,7 +233,7 @@ impl Clerk {
             }
         }
         let owned = |(sandbox, last): (&str, &Operation)| (sandbox.to_owned(), (last.operation_id.clone(), last.state));
-        latest.into_iter().map(owned).collect()
+        latest.into_iter().map(owned).into_map()
     }
 
     fn events(&self, id: &str, after: u64) -> Option<(Vec<Event>, bool)> {

@@ -7,6 +7,7 @@ use super::deadlines::{DeadlinePolicy, Deadlines, Moved};
 use super::desk::DeskHandle;
 use super::problem::Problem;
 use super::sandboxes::{Known, Sandboxes};
+use crate::ordered::IntoMap;
 use crate::sandbox::fault::Fault;
 use crate::sandbox::fleet::{FleetHandle, FleetRow, Presence, Target};
 use jiff::Timestamp;
@@ -98,13 +99,13 @@ impl Rounds {
     /// Fails only when the program ends.
     async fn round(&mut self) -> Result<(), Problem> {
         // Before the records are read: who is stopped here and not there was started again since.
-        let rows: BTreeMap<String, FleetRow> = self
+        let rows = self
             .fleet
             .rows()
             .await?
             .into_iter()
             .map(|row| (row.sandbox_id.clone(), row))
-            .collect();
+            .into_map();
         let latest = self.desk.latest().await?;
         let sandboxes = self.sandboxes.clone();
         let known = match tokio::task::spawn_blocking(move || sandboxes.known()).await {

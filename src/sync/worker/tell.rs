@@ -1,6 +1,7 @@
 //! What is told of the worker: its part of the status, on change and at most once a second.
 
 use super::{Lane, TELL_EVERY, Worker};
+use crate::ordered::IntoMap;
 use crate::sd_notify;
 use crate::sync::status::{Part, State};
 use std::time::Instant;
@@ -33,7 +34,7 @@ impl Worker {
                 .iter()
                 .take(20)
                 .map(|(path, why)| (path.clone(), why.clone()))
-                .collect(),
+                .into_map(),
             watching: self
                 .watch
                 .polling()

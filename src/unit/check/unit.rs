@@ -7,6 +7,7 @@ use super::super::spec::{
 };
 use super::super::values::{ActionChoice, Execs, ExitStatus, Glob, KillChoice, Plain, RestartChoice, TypeChoice, UnitName, WorkerChoice};
 use super::probe;
+use crate::ordered::IntoMap;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -224,7 +225,9 @@ fn fill_surroundings(unit: &mut Unit, written: &UnitFile, root: &Path) {
         .filter(|part| *part != std::path::Component::CurDir)
         .collect();
     let environment = written.environment.iter().flat_map(|at| &at.value.0);
-    unit.environment = environment.map(|(name, at)| (name.clone(), at.value.as_str().to_owned())).collect();
+    unit.environment = environment
+        .map(|(name, at)| (name.clone(), at.value.as_str().to_owned()))
+        .into_map();
     unit.environment_file = written
         .environment_file
         .iter()
@@ -251,7 +254,7 @@ fn environment_file(text: &str, root: &Path) -> (bool, PathBuf) {
 
 fn limits(written: &UnitFile) -> Limits {
     Limits {
-        rlimits: written.limits().collect(),
+        rlimits: written.limits().into_map(),
         memory_max: written.memory_max.as_ref().and_then(|at| at.value.0),
         tasks_max: written.tasks_max.as_ref().and_then(|at| at.value.0),
         cpu_weight: written.cpu_weight.as_ref().map(|at| at.value.to()),

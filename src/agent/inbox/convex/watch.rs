@@ -5,10 +5,10 @@
 
 use super::Account;
 use super::http::{Api, CallError, Counts, failure};
+use crate::ordered::IntoMap;
 use convex::{ConvexClient, ConvexClientBuilder, FunctionResult, QuerySubscription, WebSocketState};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -121,10 +121,11 @@ async fn subscribe(account: &Account, state: Sender<WebSocketState>) -> Result<(
         .with_on_state_change(state)
         .build()
         .await;
-    let args = BTreeMap::from([
+    let args = [
         ("sandboxId".to_owned(), account.sandbox.clone().into()),
         ("token".to_owned(), account.token.clone().into()),
-    ]);
+    ];
+    let args = args.into_iter().into_map();
     let mut client = client.map_err(|error| error.to_string())?;
     let subscription = client.subscribe(INBOX, args).await.map_err(|error| error.to_string())?;
     Ok((client, subscription))

@@ -1,5 +1,6 @@
 //! The shapes that the API speaks, as far as we look at them. Fields that we do not know are passed over.
 
+use crate::ordered::IntoMap;
 use crate::sandbox::provider::{self, State};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -164,7 +165,7 @@ impl Sandbox {
 }
 
 pub(super) fn urls(routes: Vec<Route>) -> BTreeMap<u16, String> {
-    routes.into_iter().map(|route| (route.port, route.url)).collect()
+    routes.into_iter().map(|route| (route.port, route.url)).into_map()
 }
 
 #[cfg(test)]
