@@ -344,7 +344,8 @@ async fn a_full_disk_blocks_no_child_and_is_told_afterwards() {
     let mut health = journal.health();
     // More than the pipe holds: it would stand still if it were not read.
     let mut child = run(&journal, "dev", 1, "seq 1 200000");
-    within(health.wait_for(|h| h.lost.values().any(|l| l.ongoing))).await.unwrap();
+    // Now and then a few bytes find room behind what is there: then it is told, and lost again.
+    within(health.wait_for(|h| h.lost.values().any(|l| l.lines > 0))).await.unwrap();
     child.wait().unwrap();
     std::fs::remove_file(&filler).unwrap();
     within(health.wait_for(|h| h.lost.values().all(|l| !l.ongoing))).await.unwrap();

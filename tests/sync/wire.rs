@@ -267,6 +267,16 @@ async fn large_bodies_in_parts() {
     compare(&wanted, &seen);
 }
 
+#[tokio::test]
+async fn a_name_that_no_url_can_have_is_refused_before_it_is_sent() {
+    let (endpoint, seen) = listen().await;
+    for name in ["a/../b", "./a", ".."] {
+        let refused = ours(&endpoint).head(name).await.expect_err("no such name");
+        assert!(refused.to_string().contains("`.` or `..`") && !refused.is_temporary(), "{refused}");
+    }
+    assert!(seen.lock().expect("no panic").is_empty());
+}
+
 fn compare(wanted: &[Seen], seen: &Listener) {
     let mut mine = std::mem::take(&mut *seen.lock().expect("no panic"));
     // Parts go two at a time.

@@ -2,7 +2,7 @@
 
 use super::format::{self, ENTRY_LEN, Entry, Stream};
 use crate::unit::Name;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
@@ -26,6 +26,19 @@ pub(super) fn units(dir: &Path) -> io::Result<BTreeMap<Name, Vec<u64>>> {
     }
     found.values_mut().for_each(|generations| generations.sort_unstable());
     Ok(found)
+}
+
+/// The generations that are there, oldest first, of those that were listed and the current one. A directory that changes while it is read
+/// may be seen in part; generations are numbered one after the other, so that what stands before each of them is asked for by name.
+pub(super) fn all(dir: &Path, unit: &Name, listed: &[u64], current: Option<u64>) -> Vec<u64> {
+    let mut found: BTreeSet<u64> = listed.iter().copied().collect();
+    for mut id in listed.iter().copied().chain(current) {
+        while id > 1 && !found.contains(&(id - 1)) && dir.join(format::log_name(unit, Some(id - 1))).exists() {
+            id -= 1;
+            found.insert(id);
+        }
+    }
+    found.into_iter().collect()
 }
 
 /// When files were last added, renamed or removed; `None` when that is so recent that the time may not tell it from the next.
@@ -102,17 +115,17 @@ impl Generation {
             if current.as_ref().is_some_and(|c| c.id == id) {
                 return Ok(current);
             }
-            let rotated = units(dir)?.remove(unit).unwrap_or_default();
-            let Some(oldest) = rotated.iter().find(|g| **g >= id) else {
-                // What was rotated away between the two looks is in the list by now, and `current` is the older one.
+            let listed = units(dir)?.remove(unit).unwrap_or_default();
+            let rotated = all(dir, unit, &listed, current.as_ref().map(|c| c.id));
+            let Some(oldest) = rotated.into_iter().find(|g| *g >= id) else {
                 return Ok(current.filter(|c| c.id >= id));
             };
-            if current.as_ref().is_none_or(|c| *oldest < c.id) {
-                if let Some(generation) = Self::rotated(dir, unit, *oldest)? {
-                    return Ok(Some(generation));
-                }
-            } else {
+            // What was rotated away between the two looks is in the list by now, and `current` is the older one.
+            if current.as_ref().is_some_and(|c| (id..=oldest).contains(&c.id)) {
                 return Ok(current);
+            }
+            if let Some(generation) = Self::rotated(dir, unit, oldest)? {
+                return Ok(Some(generation));
             }
         }
         Ok(None)
@@ -220,4 +233,26 @@ pub(super) fn read_at_most(file: &File, buffer: &mut [u8], from: u64) -> io::Res
         }
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_listing_missed_is_found_by_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, unit) = (folder.path(), Name::new("dev").unwrap());
+        for id in 3..9 {
+            std::fs::write(dir.join(format::log_name(&unit, Some(id))), "").unwrap();
+        }
+        let whole: Vec<u64> = (3..9).collect();
+        for listed in [&[][..], &[3], &[4, 7], &[8], &whole] {
+            assert_eq!(all(dir, &unit, listed, Some(9)), whole, "{listed:?}");
+        }
+        assert_eq!(all(dir, &unit, &[8], None), whole);
+        assert_eq!(all(dir, &unit, &[], Some(1)), [0; 0]);
+        assert_eq!(Generation::at_or_after(dir, &unit, 1).unwrap().unwrap().id, 3);
+        assert!(Generation::at_or_after(dir, &unit, 9).unwrap().is_none());
+    }
 }

@@ -1,6 +1,6 @@
 //! Lines of several units put in order, filtered, masked, decoded.
 
-use super::files::Generation;
+use super::files::{self, Generation};
 use super::format::{self, After, Position};
 use super::read::{Ansi, Cursor, Line, Query};
 use super::scan::{RawLine, Scanner};
@@ -277,13 +277,16 @@ pub(super) struct Files(Vec<(u64, u64)>);
 
 impl Files {
     pub(super) fn look(dir: &Path, unit: &Name, rotated: &[u64]) -> io::Result<Self> {
+        let current = Generation::current(dir, unit, rotated)?;
         let mut files = Vec::new();
-        for id in rotated {
-            if let Ok(metadata) = std::fs::metadata(dir.join(format::log_name(unit, Some(*id)))) {
-                files.push((*id, metadata.len()));
+        for id in files::all(dir, unit, rotated, current.as_ref().map(|c| c.id)) {
+            if current.as_ref().is_none_or(|c| id < c.id)
+                && let Ok(metadata) = std::fs::metadata(dir.join(format::log_name(unit, Some(id))))
+            {
+                files.push((id, metadata.len()));
             }
         }
-        if let Some(current) = Generation::current(dir, unit, rotated)? {
+        if let Some(current) = current {
             files.push((current.id, current.log.metadata()?.len()));
         }
         Ok(Self(files))

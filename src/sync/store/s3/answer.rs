@@ -102,6 +102,10 @@ impl Refusal {
                 key: key.into(),
                 why: "the key is too long".into(),
             }),
+            // What was lost or spoilt on its way there.
+            (_, "RequestTimeout" | "IncompleteBody" | "BadDigest" | "XAmzContentSHA256Mismatch") => {
+                Trouble::Other(StoreError::Unavailable(text))
+            }
             (Some(401 | 403), _) => Trouble::Other(StoreError::Denied(text)),
             (Some(429 | 503), _) | (_, "SlowDown") => Trouble::Slow(text),
             (Some(500..) | None, _) => Trouble::Other(StoreError::Unavailable(text)),
@@ -142,3 +146,61 @@ pub(super) fn head(reply: &Reply) -> Result<Head, StoreError> {
 
 /// Before the name of each piece of an object's own metadata.
 pub(super) const METADATA: &str = "x-amz-meta-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(status: u16, code: &str) -> Trouble {
+        let status = StatusCode::from_u16(status).unwrap();
+        let error = (code.to_owned(), "as it says".to_owned());
+        Refusal::said(status, &HeaderMap::new(), Some(error)).trouble("writing", "a")
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_cannot_is_final() {
+        for (status, code) in [
+            (500, "InternalError"),
+            (400, "RequestTimeout"),
+            (400, "BadDigest"),
+            (403, "RequestTimeTooSkewed"),
+            (502, ""),
+        ] {
+            assert!(
+                matches!(refused(status, code), Trouble::Other(StoreError::Unavailable(_))),
+                "{code}"
+            );
+        }
+        for (status, code) in [(503, "SlowDown"), (429, ""), (500, "SlowDown")] {
+            assert!(matches!(refused(status, code), Trouble::Slow(_)), "{code}");
+        }
+        assert!(matches!(refused(400, "ExpiredToken"), Trouble::Stale(_)));
+        assert!(matches!(
+            refused(403, "SignatureDoesNotMatch"),
+            Trouble::Other(StoreError::Denied(_))
+        ));
+        assert!(matches!(refused(404, "NoSuchBucket"), Trouble::Other(StoreError::Missing(_))));
+        assert!(matches!(
+            refused(412, "PreconditionFailed"),
+            Trouble::Other(StoreError::Precondition)
+        ));
+        assert!(matches!(
+            refused(400, "KeyTooLongError"),
+            Trouble::Other(StoreError::Unrepresentable { .. })
+        ));
+        for (status, code) in [(400, "InvalidRequest"), (301, "PermanentRedirect")] {
+            let Trouble::Other(StoreError::Refused(text)) = refused(status, code) else {
+                panic!("{code}")
+            };
+            assert_eq!(text, format!("writing `a`: {code}: as it says"));
+        }
+        let Trouble::Other(silent) = Refusal::silence().trouble("reading", "b") else {
+            panic!("no answer")
+        };
+        assert_eq!(silent, StoreError::Unavailable("reading `b`: no answer in time".into()));
+        let Trouble::Other(ours) = Refusal::impossible("no such header".into()).trouble("reading", "b") else {
+            panic!("ours")
+        };
+        assert!(!ours.is_temporary());
+    }
+}

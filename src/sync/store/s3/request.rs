@@ -128,7 +128,8 @@ impl S3Store {
 
     fn signed(&self, session: &Session, call: &Call) -> Result<reqwest::Request, String> {
         let key = call.key.as_deref().map(encode).unwrap_or_default();
-        let mut uri = format!("{}/{}/{key}", self.endpoint, encode(&self.bucket));
+        let path = format!("/{}/{key}", encode(&self.bucket));
+        let mut uri = format!("{}{path}", self.endpoint);
         for (at, (name, value)) in call.query.iter().enumerate() {
             uri.push(if at == 0 { '?' } else { '&' });
             uri.push_str(name);
@@ -162,7 +163,13 @@ impl S3Store {
         if call.method == Method::PUT || call.method == Method::POST {
             request = request.header("content-length", call.body.len()).body(call.body.clone());
         }
-        request.build().map_err(|error| crate::web::tls::innermost(&error))
+        let request = request.build().map_err(|error| crate::web::tls::innermost(&error))?;
+        // What is signed is what is sent: `.` and `..` are resolved in every URL (RFC 3986, section 5.2.4).
+        if request.url().path().ends_with(&path) {
+            Ok(request)
+        } else {
+            Err("a part of its name is `.` or `..`".into())
+        }
     }
 
     /// By the store's clock, as far as it is known.
