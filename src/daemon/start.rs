@@ -31,8 +31,11 @@ use tokio::sync::mpsc;
 
 /// How long survivors of an earlier supervisor get between SIGTERM and SIGKILL.
 const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
-/// By then what only a start runs has run.
-const SETTLED: Duration = Duration::from_secs(1);
+/// When nothing has happened for so long, what only a start runs has run.
+const AT_REST: Duration = Duration::from_millis(500);
+
+/// A start that never comes to rest is not waited for longer than so many times [`AT_REST`].
+const RESTLESS: usize = 60;
 
 /// How long open connections get to be answered when everything is down.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
@@ -174,13 +177,10 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
     let postmortems = places.state.join("postmortem");
     tokio::spawn(postmortem::keep_from(position, postmortems, handle.clone(), drained));
     let connections = handle.clone();
+    tokio::spawn(settle(handle.clone()));
     attach(handle);
     sd_notify::ready();
     watchdog();
-    tokio::spawn(async {
-        tokio::time::sleep(SETTLED).await;
-        crate::host::forget_the_start();
-    });
     let code = daemon.turn(&mut sources).await;
     sd_notify::stopping();
     drop(sources);
@@ -192,6 +192,18 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
         let _ = std::fs::remove_file(file);
     }
     code
+}
+
+/// Gives back what the start has mapped, once the units have been started.
+async fn settle(handle: DaemonHandle) {
+    for _ in 0..RESTLESS {
+        let before = handle.events.newest();
+        tokio::time::sleep(AT_REST).await;
+        if handle.events.newest() == before {
+            break;
+        }
+    }
+    crate::host::forget_the_start();
 }
 
 fn begin(settings: Settings) -> Result<(Daemon, Sources, DaemonHandle), DaemonError> {

@@ -127,8 +127,8 @@ impl S3Store {
             if pace > 0 {
                 tokio::time::sleep(Duration::from_millis(pace / 2 + fastrand::u64(0..=pace))).await;
             }
-            self.count(call);
             let session = self.session().await?;
+            self.count(call);
             let refusal = match self.send(&session, call).await {
                 Ok(reply) => {
                     self.pace_ms.store(pace / 2, Ordering::Relaxed);
