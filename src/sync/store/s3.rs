@@ -139,7 +139,10 @@ impl S3Store {
             };
             tries += 1;
             let clock_was_set = self.set_clock(&refusal);
-            let (most, error) = match refusal.trouble(call.act, name) {
+            let trouble = refusal.trouble(call.act, name);
+            // Being told to slow down is answered by the pace.
+            let waits = !clock_was_set && !matches!(trouble, Trouble::Slow(_));
+            let (most, error) = match trouble {
                 Trouble::Slow(why) => {
                     self.pace_ms.store((pace * 2).clamp(50, 4_000), Ordering::Relaxed);
                     (ATTEMPTS_WHEN_SLOWED, StoreError::Unavailable(why))
@@ -155,7 +158,7 @@ impl S3Store {
                 return Err(error);
             }
             self.counts.retries.fetch_add(1, Ordering::Relaxed);
-            if !clock_was_set {
+            if waits {
                 let most_ms = 100_u64 << tries.min(5);
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(most_ms / 2..=most_ms))).await;
             }
