@@ -4,6 +4,7 @@ use super::answer::Refusal;
 use super::{S3Store, Session, xml};
 use crate::sync::content::Digest;
 use crate::sync::store::Condition;
+use crate::web::tls::innermost;
 use aws_sigv4::http_request::{
     PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings, UriPathNormalizationMode, sign,
 };
@@ -127,6 +128,9 @@ impl S3Store {
     }
 
     fn signed(&self, session: &Session, call: &Call) -> Result<reqwest::Request, String> {
+        if !self.endpoint.is_ascii() {
+            return Err("the host of its endpoint is not ASCII: write it as `xn--…`".into());
+        }
         let key = call.key.as_deref().map(encode).unwrap_or_default();
         let path = format!("/{}/{key}", encode(&self.bucket));
         let mut uri = format!("{}{path}", self.endpoint);
@@ -149,12 +153,12 @@ impl S3Store {
             .time(self.time())
             .settings(settings)
             .build()
-            .map_err(|error| error.to_string())?
+            .map_err(|error| innermost(&error))?
             .into();
         let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let body = SignableBody::Precomputed(Digest::of(&call.body).to_string());
-        let signable = SignableRequest::new(call.method.as_str(), uri.as_str(), headers, body).map_err(|error| error.to_string())?;
-        let (instructions, _) = sign(signable, &parameters).map_err(|error| error.to_string())?.into_parts();
+        let signable = SignableRequest::new(call.method.as_str(), uri.as_str(), headers, body).map_err(|error| innermost(&error))?;
+        let (instructions, _) = sign(signable, &parameters).map_err(|error| innermost(&error))?.into_parts();
         let mut request = self.http.request(call.method.clone(), uri);
         let said = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         for (name, value) in said.chain(instructions.headers()) {
@@ -163,7 +167,7 @@ impl S3Store {
         if call.method == Method::PUT || call.method == Method::POST {
             request = request.header("content-length", call.body.len()).body(call.body.clone());
         }
-        let request = request.build().map_err(|error| crate::web::tls::innermost(&error))?;
+        let request = request.build().map_err(|error| innermost(&error))?;
         // What is signed is what is sent: `.` and `..` are resolved in every URL (RFC 3986, section 5.2.4).
         if request.url().path().ends_with(&path) {
             Ok(request)
