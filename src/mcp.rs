@@ -4,54 +4,86 @@
 //! else than the dev server answers on its port. What the agent may do is decided by the supervisor (`[control] allow`), not here.
 
 mod answer;
+mod protocol;
 mod tools;
 
 use crate::control::client::{Client, ClientError};
-use rmcp::handler::server::ServerHandler;
-use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, ListToolsResult, PaginatedRequestParams,
-    ServerCapabilities, ServerConfig,
-};
-use rmcp::service::{RequestContext, RoleServer, ServiceExt};
-use rmcp::{ErrorData, transport};
+use protocol::{Asked, Call};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::io;
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::task::{AbortHandle, JoinSet};
 
-/// What is said of the server itself: claude reads it once.
-const INSTRUCTIONS: &str = "The sandbox's processes run under a supervisor. The dev server is the unit `dev` and is running already: do not \
-start another one. Use `dev_logs` to see what it says about your change, `dev_restart` when it needs a new start, `preview_check` for what \
-the user sees.";
+/// The longest message of a client, in bytes: a call of a tool is far shorter.
+const MESSAGE_MAX: u64 = 4 << 20;
 
 /// Serving MCP: what ended it.
 #[derive(Debug, thiserror::Error)]
 pub enum McpError {
-    /// The client did not speak MCP.
-    #[error("beginning the MCP session: {0}")]
-    Begin(String),
-    /// The session broke.
+    /// Reading from the client, or answering it.
     #[error("serving MCP: {0}")]
-    Serve(String),
+    Broken(#[from] io::Error),
+    /// A message without an end.
+    #[error("serving MCP: a message of over {} MiB", MESSAGE_MAX >> 20)]
+    TooLong,
 }
 
-/// Serves over standard input and output until the input ends.
+/// Serves over standard input and output until the input ends. Tools act side by side; what the client no longer waits for is ended.
 ///
 /// # Errors
 /// What ended it otherwise.
 pub async fn serve(client: Client) -> Result<(), McpError> {
-    let server = Server {
+    let server = Arc::new(Server {
         client,
         looked: Mutex::default(),
-    };
-    let running = server
-        .serve(transport::stdio())
-        .await
-        .map_err(|error| McpError::Begin(error.to_string()))?;
-    running
-        .waiting()
-        .await
-        .map(drop)
-        .map_err(|error| McpError::Serve(error.to_string()))
+    });
+    let mut input = BufReader::new(tokio::io::stdin());
+    let mut output = tokio::io::stdout();
+    let mut line = Vec::new();
+    let mut calls = JoinSet::new();
+    let mut waiting: BTreeMap<String, AbortHandle> = BTreeMap::new();
+    loop {
+        let room = MESSAGE_MAX - line.len() as u64;
+        let mut bounded = (&mut input).take(room);
+        let answer = tokio::select! {
+            // What was read before a tool ended stays in `line`.
+            read = bounded.read_until(b'\n', &mut line) => {
+                read?;
+                if line.last() != Some(&b'\n') {
+                    return if line.len() as u64 >= MESSAGE_MAX { Err(McpError::TooLong) } else { Ok(()) };
+                }
+                let asked = protocol::read(&line);
+                line.clear();
+                match asked {
+                    Asked::Answered(answer) => answer,
+                    Asked::Call(call) => {
+                        let id = call.id.to_string();
+                        waiting.insert(id, calls.spawn(server.clone().answer(call)));
+                        continue;
+                    }
+                    Asked::Cancelled(id) => {
+                        if let Some(call) = waiting.remove(&id.to_string()) {
+                            call.abort();
+                        }
+                        continue;
+                    }
+                    Asked::Nothing => continue,
+                }
+            }
+            Some(ended) = calls.join_next() => match ended {
+                Ok((id, answer)) => {
+                    waiting.remove(&id);
+                    answer
+                }
+                // Ended by the client.
+                Err(_) => continue,
+            }
+        };
+        output.write_all(format!("{answer}\n").as_bytes()).await?;
+        output.flush().await?;
+    }
 }
 
 #[derive(Debug)]
@@ -61,32 +93,12 @@ struct Server {
     looked: Mutex<BTreeMap<String, String>>,
 }
 
-impl ServerHandler for Server {
-    fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
-            .with_server_info(Implementation::new("sandkeep", env!("CARGO_PKG_VERSION")))
-            .with_instructions(INSTRUCTIONS)
-    }
-
-    async fn list_tools(
-        &self,
-        _request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
-    ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(tools::all()))
-    }
-
-    async fn call_tool(&self, request: CallToolRequestParams, _context: RequestContext<RoleServer>) -> Result<CallToolResponse, ErrorData> {
-        let arguments = request.arguments.unwrap_or_default();
-        let result = match self.call(&request.name, &arguments).await {
-            Ok(text) => CallToolResult::success(vec![ContentBlock::text(text)]),
-            Err(why) => CallToolResult::error(vec![ContentBlock::text(why)]),
-        };
-        Ok(result.into())
-    }
-}
-
 impl Server {
+    async fn answer(self: Arc<Self>, call: Call) -> (String, Value) {
+        let said = self.call(&call.tool, &call.arguments).await;
+        (call.id.to_string(), call.answered(said))
+    }
+
     async fn call(&self, tool: &str, arguments: &Map<String, Value>) -> Result<String, String> {
         let text = self.act(tool, arguments).await?;
         // Something else on the port is told whatever was asked, since it explains most of what looks odd.

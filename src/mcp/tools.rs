@@ -3,8 +3,7 @@
 use super::{Server, answer, told};
 use crate::control::client::{LinesWanted, Wait};
 use crate::unit::duration;
-use rmcp::model::{JsonObject, Tool, ToolAnnotations};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// Lines of a log in one answer: by default, and at most.
@@ -13,74 +12,9 @@ const LINES_MAX: u64 = 200;
 /// The longest that a tool waits.
 const WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// All tools.
-pub(super) fn all() -> Vec<Tool> {
-    let unit = json!({"type": "string", "description": "the unit; `dev` is the dev server"});
-    let wait = json!({"type": "string", "description": "how long to wait, such as \"20s\""});
-    let since = json!({"type": "string", "description": "\"last_call\" (the default): what is new since you looked last; or how long ago, such as \"5min\""});
-    let lines = json!({"type": "integer", "description": "at most so many lines, the last ones"});
-    let grep = json!({"type": "string", "description": "a regular expression that lines must match"});
-    let reading = || ToolAnnotations::new().read_only(true);
-    vec![
-        tool(
-            "status",
-            "Shows all units, the preview, and whether the files are saved.",
-            json!({}),
-            &[],
-        )
-        .with_annotations(reading()),
-        tool(
-            "why",
-            "Tells why a unit is as it is: causes, last exit, who holds the port, last lines, what would start it again.",
-            json!({"unit": unit}),
-            &["unit"],
-        )
-        .with_annotations(reading()),
-        tool(
-            "dev_logs",
-            "Shows what the dev server wrote since you looked last.",
-            json!({"since": since, "lines": lines, "grep": grep}),
-            &[],
-        )
-        .with_annotations(reading()),
-        tool(
-            "logs",
-            "Shows what a unit wrote since you looked last.",
-            json!({"unit": unit, "since": since, "lines": lines, "grep": grep}),
-            &["unit"],
-        )
-        .with_annotations(reading()),
-        tool(
-            "dev_restart",
-            "Restarts the dev server and waits until it is ready; tells why not otherwise. Do not start one yourself.",
-            json!({"wait": wait}),
-            &[],
-        ),
-        tool(
-            "install_restart",
-            "Runs the install command again; the dev server follows.",
-            json!({"wait": wait}),
-            &[],
-        ),
-        tool(
-            "wait_ready",
-            "Waits until units are ready; all that the sandbox needs where none is named.",
-            json!({"units": {"type": "array", "items": {"type": "string"}}, "wait": wait}),
-            &[],
-        )
-        .with_annotations(reading()),
-        tool("preview_check", "Tells what the user sees in the preview, and why.", json!({}), &[]).with_annotations(reading()),
-        tool("checkpoint", "Saves all files to the store at once.", json!({}), &[]),
-    ]
-}
-
-fn tool(name: &'static str, description: &'static str, properties: Value, required: &[&str]) -> Tool {
-    let schema = json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
-    let schema: JsonObject = match schema {
-        Value::Object(schema) => schema,
-        _ => Map::new(),
-    };
-    Tool::new(name, description, schema)
+/// All tools, as a client is told of them.
+pub(super) fn all() -> Value {
+    serde_json::from_str(include_str!("tools.json")).unwrap_or_default()
 }
 
 impl Server {

@@ -3,14 +3,15 @@
 use crate::support::{Sandbox, until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-/// A control socket that answers as the supervisor would.
+/// A control socket that answers as the supervisor would. Who waits for readiness waits for ever.
 struct Control {
     asked: Arc<Mutex<Vec<String>>>,
+    waits: Arc<Mutex<Vec<UnixStream>>>,
 }
 
 impl Control {
@@ -18,6 +19,8 @@ impl Control {
         let listener = UnixListener::bind(path).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
         let shared = asked.clone();
+        let waits = Arc::new(Mutex::new(Vec::new()));
+        let waiting = waits.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -36,6 +39,10 @@ impl Control {
                 reader.read_exact(&mut vec![0; length]).unwrap();
                 let target = head.split(' ').take(2).collect::<Vec<_>>().join(" ");
                 shared.lock().unwrap().push(target.clone());
+                if target.starts_with("GET /v1/wait") {
+                    waiting.lock().unwrap().push(writer);
+                    continue;
+                }
                 let (status, body) = answer(&target, &preview);
                 // The client may have gone.
                 let _ = write!(
@@ -45,7 +52,7 @@ impl Control {
                 );
             }
         });
-        Self { asked }
+        Self { asked, waits }
     }
 }
 
@@ -108,14 +115,14 @@ impl Mcp {
         mcp
     }
 
-    fn ask(&mut self, method: &str, params: Value) -> Value {
+    fn send(&mut self, method: &str, params: Value) {
         self.next += 1;
-        writeln!(
-            self.input,
-            "{}",
-            json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params})
-        )
-        .unwrap();
+        let message = json!({"jsonrpc": "2.0", "id": self.next, "method": method, "params": params});
+        writeln!(self.input, "{message}").unwrap();
+    }
+
+    fn ask(&mut self, method: &str, params: Value) -> Value {
+        self.send(method, params);
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         let answer: Value = serde_json::from_str(&line).unwrap();
@@ -189,6 +196,26 @@ fn the_tools_answer_in_short_texts() {
 }
 
 #[test]
+fn a_call_that_waits_holds_nothing_up_and_can_be_cancelled() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control.sock");
+    let control = Control::listen(&socket, json!({"state": "ready", "port": 3000}));
+    let mut mcp = Mcp::start(&socket);
+    mcp.send("tools/call", json!({"name": "wait_ready", "arguments": {"wait": "5min"}}));
+    let waiting = mcp.next;
+    until("it waits", || control.waits.lock().unwrap().len() == 1);
+    assert_eq!(mcp.ask("ping", json!({})), json!({}));
+    assert!(!mcp.call("status", json!({})).0);
+
+    let cancelled = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": waiting}});
+    writeln!(mcp.input, "{cancelled}").unwrap();
+    let mut wait = control.waits.lock().unwrap().pop().unwrap();
+    assert_eq!(wait.read(&mut [0]).unwrap(), 0, "nobody waits any more");
+    // An answer to the cancelled call would be read in place of this one's.
+    assert_eq!(mcp.ask("ping", json!({})), json!({}));
+}
+
+#[test]
 fn a_second_server_is_told_with_the_next_answer() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("control.sock");
@@ -216,4 +243,59 @@ fn claude_gets_the_tools_by_itself() {
         "the end waits for the files"
     );
     until("nothing asks any more", || sandbox.status()["state"] == "idle");
+}
+
+/// The protocol is ours (`src/mcp/protocol.rs`); the official client must find nothing wrong with it, with a handshake and without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_client_is_understood() {
+    use rmcp::model::{CallToolRequestParams, ProtocolVersion};
+    use rmcp::{ClientLifecycleMode, ClientServiceExt};
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control.sock");
+    let _control = Control::listen(&socket, json!({"state": "ready", "port": 3000}));
+    let stateless = ProtocolVersion::LATEST;
+    let modes = [
+        (ClientLifecycleMode::Initialize, ProtocolVersion::LATEST_WITH_INITIALIZE),
+        (
+            ClientLifecycleMode::Discover {
+                preferred_versions: vec![stateless.clone()],
+            },
+            stateless,
+        ),
+    ];
+    for (mode, version) in modes {
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_sandkeep"))
+            .arg("mcp")
+            .env("SANDKEEP_SOCKET", &socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let pipes = (child.stdout.take().unwrap(), child.stdin.take().unwrap());
+        let client = ().serve_with_lifecycle(pipes, mode).await.unwrap();
+        let server = client.peer_info().unwrap().clone();
+        assert_eq!(server.protocol_version, version, "{server:?}");
+        assert!(server.capabilities.tools.is_some() && server.instructions.is_some(), "{server:?}");
+
+        let tools = client.list_all_tools().await.unwrap();
+        let tool = |name: &str| tools.iter().find(|tool| tool.name == name).unwrap();
+        assert_eq!(tool("why").annotations.as_ref().unwrap().read_only_hint, Some(true));
+        assert!(tool("why").input_schema["required"].as_array().unwrap().contains(&json!("unit")));
+        assert_eq!(tool("dev_restart").annotations, None);
+
+        let asked = ["status", "nonsense"].map(|tool| client.call_tool(CallToolRequestParams::new(tool)));
+        let [status, nonsense] = futures_util::future::join_all(asked).await.try_into().unwrap();
+        let text = |result: &rmcp::model::CallToolResult| result.content[0].as_text().unwrap().text.clone();
+        let (status, nonsense) = (status.unwrap(), nonsense.unwrap());
+        assert!(status.is_error != Some(true) && text(&status).contains("dev: active"), "{status:?}");
+        assert!(
+            nonsense.is_error == Some(true) && text(&nonsense).contains("no tool"),
+            "{nonsense:?}"
+        );
+        client.list_all_prompts().await.unwrap_err();
+
+        client.cancel().await.unwrap();
+        assert!(child.wait().await.unwrap().success(), "it ends with its input");
+    }
 }
