@@ -8,6 +8,6 @@ use std::process::ExitCode;
 pub(super) struct Args {}
 
 pub(super) fn run(_args: Args, _global: &Global) -> Result<ExitCode, CliError> {
-    out::print(&format!("{:#}\n", crate::unit::schema()))?;
+    out::print(crate::unit::schema())?;
     Ok(ExitCode::SUCCESS)
 }
