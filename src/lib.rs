@@ -23,6 +23,7 @@ pub mod host;
 pub mod ordered;
 pub mod sd_notify;
 pub mod supervisor;
+pub mod tasks;
 pub mod unit;
 pub mod web;
 

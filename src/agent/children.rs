@@ -4,6 +4,7 @@
 //! and is reaped here.
 
 use super::tree;
+use crate::tasks;
 use rustix::process::{Pid, WaitOptions, getpid, set_child_subreaper, waitpid};
 use std::collections::BTreeMap;
 use std::io;
@@ -73,7 +74,7 @@ impl Drop for Known {
 pub fn adopt(leaders: Leaders) -> io::Result<()> {
     let mut ended = signal(SignalKind::child())?;
     set_child_subreaper(Some(getpid()))?;
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         while ended.recv().await.is_some() {
             reap(&leaders);
             tokio::time::sleep(PAUSE).await;

@@ -6,6 +6,7 @@ use super::settings::{Launch, Settings};
 use super::transcript::Begun;
 use super::{leader, tree};
 use crate::ordered::IntoMap;
+use crate::tasks;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
@@ -172,8 +173,8 @@ pub fn start(
     drop((command, held));
     let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let (input, lines) = mpsc::unbounded_channel();
-    tokio::spawn(feed(pipe::Sender::from_owned_fd(writer.into())?, lines));
-    tokio::spawn(hear(child, known, output));
+    tasks::spawn(feed(pipe::Sender::from_owned_fd(writer.into())?, lines));
+    tasks::spawn(hear(child, known, output));
     Ok(Claude {
         pid,
         mark,
@@ -292,7 +293,7 @@ async fn feed(mut stdin: pipe::Sender, mut lines: mpsc::UnboundedReceiver<String
 async fn hear(mut child: Child, known: Known, output: impl Fn(Output) + Send + Clone + 'static) {
     let tail = Arc::new(Mutex::new(Vec::new()));
     let stderr = child.stderr.take();
-    let complaints = tokio::spawn({
+    let complaints = tasks::spawn({
         let tail = tail.clone();
         async move {
             if let Some(stderr) = stderr {
@@ -300,7 +301,7 @@ async fn hear(mut child: Child, known: Known, output: impl Fn(Output) + Send + C
             }
         }
     });
-    let heard = child.stdout.take().map(|stdout| tokio::spawn(listen(stdout, output.clone())));
+    let heard = child.stdout.take().map(|stdout| tasks::spawn(listen(stdout, output.clone())));
     let status = child.wait().await;
     drop(known);
     // A grandchild may hold the pipes for ever: what claude itself wrote is there at once.

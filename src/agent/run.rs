@@ -11,6 +11,7 @@ use super::settings::{Settings, SettingsError};
 use super::transcript::Transcripts;
 use super::worker::{self, Parts, WorkerError};
 use crate::host::mask::Masker;
+use crate::tasks;
 use crate::unit::WorkerConfig;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -154,7 +155,7 @@ pub async fn run(given: Given) -> Result<(), RunError> {
     let convex = convex_inbox(&given, &directory, notice)?;
     let (knock, knocks) = mpsc::unbounded_channel();
     let listener = door::bind(&given.door).map_err(files("listening on", &given.door))?;
-    let serving = tokio::spawn(door::serve(listener, knock, settings.max_prompt_bytes));
+    let serving = tasks::spawn(door::serve(listener, knock, settings.max_prompt_bytes));
     let version = probe::version(&program).await;
     let own_binary = std::env::current_exe().map_err(files("finding", Path::new("/proc/self/exe")))?;
     let parts = Parts {

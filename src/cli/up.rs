@@ -11,6 +11,7 @@ use crate::control::{ReloadRequest, StatusDocument, params};
 use crate::daemon::{Handover, Origin};
 use crate::host::Environment;
 use crate::host::image::Descriptor;
+use crate::tasks;
 use crate::unit::{Flags, Loaded, Source, load};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -200,7 +201,7 @@ fn bring_up_to_date(client: &Client, origin: &Origin, loaded: &Loaded) -> Result
 /// Waits for what `up` promises, and says it.
 fn wait_until_ready(client: &Client, action: Action, args: &Args, global: &Global) -> Result<ExitCode, CliError> {
     let waited = block_on(async {
-        let progress = tokio::spawn(console::progress(client.clone()));
+        let progress = tasks::spawn(console::progress(client.clone()));
         let waited = wait_until_stable(client, args.wait).await;
         progress.abort();
         Ok(waited)

@@ -8,6 +8,7 @@ use super::api;
 use super::daemon_handle::{DaemonHandle, UnitOf};
 use super::page;
 use super::token::Token;
+use crate::tasks;
 use crate::web::door::{accepted, keep_alive};
 use axum::Router;
 use axum::body::Body;
@@ -83,7 +84,7 @@ pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: U
         let (unit_of, slots) = (unit_of.clone(), slots.clone());
         let (for_units, router, daemon) = (for_units.clone(), router.clone(), daemon.clone());
         // Who it is is found out beside the loop: when that ends, as for an upgrade, nobody who was let in may be forgotten.
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             if let Some(who) = peer(&stream, &unit_of).await {
                 if let Some(_slot) = slots.take(&who, limits) {
                     let router = if matches!(who, Who::Unit(_)) { for_units } else { router };
@@ -130,7 +131,7 @@ pub async fn serve_tcp(listener: TcpListener, daemon: DaemonHandle, token: Token
         keep_alive(&stream);
         let open = daemon.connection();
         let connection = serve(stream, router.clone(), Who::Anybody, limits, daemon.clone());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             connection.await;
             drop((slot, open));
         });

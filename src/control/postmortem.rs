@@ -9,6 +9,7 @@ use super::event_log::{Event, Position};
 use super::routes::units::explain;
 use super::snapshot::{Phase, Snapshot};
 use super::why::Why;
+use crate::tasks;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -102,7 +103,7 @@ async fn drain(directory: PathBuf, daemon: DaemonHandle, snapshot: Arc<Snapshot>
 }
 
 async fn on_a_thread(work: impl FnOnce() -> io::Result<()> + Send + 'static) {
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
+    if let Ok(Err(error)) = tasks::spawn_blocking(work).await {
         tracing::warn!("keeping a postmortem: {error}");
     }
 }

@@ -6,6 +6,7 @@
 use super::answer::masked;
 use super::daemon_handle::DaemonHandle;
 use super::snapshot::Snapshot;
+use crate::tasks;
 #[cfg(feature = "http-client")]
 use crate::web;
 use axum::http::{Request, StatusCode, Uri, header};
@@ -215,7 +216,7 @@ async fn send_plain(uri: &Uri, host: &str, port: u16, body: Bytes) -> Result<Sta
     let stream = TcpStream::connect((host, port)).await.map_err(|error| connection(&error))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, driver) = handshake.map_err(|error| connection(&error))?;
-    let driver = tokio::spawn(driver);
+    let driver = tasks::spawn(driver);
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let request = Request::post(target)
         .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))

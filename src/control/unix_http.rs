@@ -1,5 +1,6 @@
 //! One HTTP exchange over a Unix socket: for the client of the control socket and for the way through to the workers.
 
+use crate::tasks;
 use axum::http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
@@ -46,7 +47,7 @@ where
         .map_err(|source| ExchangeError::Connect { path: path(), source })?;
     let broken = |source| ExchangeError::Broken { path: path(), source };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!("a connection over a Unix socket ended: {error}");
         }

@@ -4,6 +4,7 @@ use super::start::{DaemonError, listen, starting};
 use crate::control::DaemonHandle;
 use crate::control::doors::{self, Limits};
 use crate::control::token::Token;
+use crate::tasks;
 use nix::sys::socket::{self, Backlog, Shutdown};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -38,7 +39,7 @@ impl Doors {
     pub(super) fn open(&mut self, handle: &DaemonHandle) -> io::Result<()> {
         let unix = tokio::net::UnixListener::from_std(self.unix.try_clone()?)?;
         let serve = doors::serve_unix(unix, handle.clone(), handle.unit_of(), Limits::default());
-        self.serving_unix = Some(tokio::spawn(serve).abort_handle());
+        self.serving_unix = Some(tasks::spawn(serve).abort_handle());
         self.open = true;
         self.serve_tcp(handle)
     }
@@ -47,7 +48,7 @@ impl Doors {
         if let Some((_, listener)) = &self.tcp {
             let tcp = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
             let serve = doors::serve_tcp(tcp, handle.clone(), self.token.clone(), Limits::default());
-            self.serving_tcp = Some(tokio::spawn(serve).abort_handle());
+            self.serving_tcp = Some(tasks::spawn(serve).abort_handle());
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use crate::host::runtime_dir::Places;
 use crate::host::{Host, Spawn};
 use crate::supervisor::event::Notice;
 use crate::supervisor::{Action, Event, Invocation, Pid, Stage, StartError, Supervisor, Transition};
+use crate::tasks;
 use crate::unit::{Config, Main, Name, Unit, Worker, WorkerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -324,9 +325,9 @@ impl Hands {
         let written = self.journal.finish(&unit, invocation);
         let reader = self.reader.clone();
         let answers = self.answers.clone();
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             written.await;
-            let read = tokio::task::spawn_blocking(move || last_words::read(&reader, unit, invocation)).await;
+            let read = tasks::spawn_blocking(move || last_words::read(&reader, unit, invocation)).await;
             if let Ok(Some(words)) = read {
                 let _ = answers.send(Answer::LastWords(words));
             }
@@ -437,10 +438,8 @@ impl Hands {
             .watcher
             .take()
             .map(|watcher| facts::look(watcher, wanted.dev.take(), wanted.mains()));
-        tokio::spawn(async move {
-            let facts = tokio::task::spawn_blocking(move || facts::gather(&wanted))
-                .await
-                .unwrap_or_default();
+        tasks::spawn(async move {
+            let facts = tasks::spawn_blocking(move || facts::gather(&wanted)).await.unwrap_or_default();
             let mut facts = Some(Answer::Facts(Box::new(facts)));
             if let Some(looking) = looking {
                 let mut looking = std::pin::pin!(looking);
@@ -483,8 +482,8 @@ impl Hands {
             .map(|unit| super::publish::expected_ports(unit, &self.config))
             .unwrap_or_default();
         let owners = facts::Owners::new(&mut self.host, self.running.keys());
-        tokio::spawn(async move {
-            let found = tokio::task::spawn_blocking(move || facts::holders(ports, &owners)).await;
+        tasks::spawn(async move {
+            let found = tasks::spawn_blocking(move || facts::holders(ports, &owners)).await;
             reply.send(found.unwrap_or_default());
         });
     }

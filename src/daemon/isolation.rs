@@ -14,6 +14,7 @@ use super::probes::Answer;
 use crate::control::document::SecretIsolation;
 use crate::host::Host;
 use crate::supervisor::{ExitStatus, Invocation, Pid, Supervisor};
+use crate::tasks;
 use crate::unit::{Command, Main, Name, Unit, Worker};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -105,7 +106,7 @@ impl Isolation {
         }
         let shared = shares_a_user(&running);
         let answers = answers.clone();
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let mut found = Vec::new();
             for (unit, child) in asked {
                 let code = match child {

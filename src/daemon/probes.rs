@@ -7,6 +7,7 @@ use crate::host::journal::{Journal, LogMatch};
 use crate::host::probe::{self, Check, ExecAnswer, ExecFuture};
 use crate::host::{Host, ProbeChild};
 use crate::supervisor::{Event, ExitStatus, Invocation, Pid, ProbeResult};
+use crate::tasks;
 use crate::unit::{Command, Name, ProbeCheck, ProbeKind, Unit};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -92,7 +93,7 @@ impl Probes {
         };
         let (answers, limit) = (self.answers.clone(), probe.timeout);
         let (name, of) = (unit.name.clone(), invocation);
-        let task = tokio::spawn(async move {
+        let task = tasks::spawn(async move {
             let result: ProbeResult = probe::run(check, limit).await;
             let _ = answers.send(Answer::Probed(Event::Probed {
                 unit: name,

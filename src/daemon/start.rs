@@ -19,6 +19,7 @@ use crate::host::runtime_dir::{Lock, Places};
 use crate::host::{Environment, Host, HostSettings};
 use crate::sd_notify;
 use crate::supervisor::{Event, Supervisor};
+use crate::tasks;
 use crate::unit::Config;
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -168,16 +169,16 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
     if let Err(error) = daemon.doors.open(&handle) {
         daemon.hands.complain(&format!("serving the doors: {error}"));
     }
-    tokio::spawn(report::run(handle.clone()));
-    tokio::spawn(deadline::keep(handle.clone()));
+    tasks::spawn(report::run(handle.clone()));
+    tasks::spawn(deadline::keep(handle.clone()));
     let answers = daemon.hands.answers();
     let drained = move || {
         let _ = answers.send(Answer::Drained);
     };
     let postmortems = places.state.join("postmortem");
-    tokio::spawn(postmortem::keep_from(position, postmortems, handle.clone(), drained));
+    tasks::spawn(postmortem::keep_from(position, postmortems, handle.clone(), drained));
     let connections = handle.clone();
-    tokio::spawn(settle(handle.clone()));
+    tasks::spawn(settle(handle.clone()));
     attach(handle);
     sd_notify::ready();
     watchdog();
@@ -385,7 +386,7 @@ fn identity(host: &Host, clock: &Clock) -> Identity {
 /// Under systemd's watchdog: it hears from us as long as the runtime turns.
 fn watchdog() {
     if let Some(interval) = sd_notify::watchdog_interval() {
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let mut ticks = tokio::time::interval(interval);
             loop {
                 ticks.tick().await;

@@ -18,6 +18,7 @@ use crate::control::document::Upgrade;
 use crate::control::{Reply, Time};
 use crate::host::image::{self, Call, Descriptor, Kept, Program, TAKEN_BACK};
 use crate::supervisor::{ExitStatus, Outcome};
+use crate::tasks;
 use crate::unit::{Main, Name, Worker};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
@@ -77,8 +78,8 @@ impl Daemon {
         let binary = binary.unwrap_or_else(|| self.hands.binary().to_owned());
         let answers = self.hands.answers();
         let path = binary.clone();
-        tokio::spawn(async move {
-            let seen = tokio::task::spawn_blocking(move || look_at(&path)).await;
+        tasks::spawn(async move {
+            let seen = tasks::spawn_blocking(move || look_at(&path)).await;
             let seen = seen.unwrap_or_else(|error| Err(error.to_string()));
             let _ = answers.send(Answer::Upgrade(Step::Hashed(seen)));
         });
@@ -144,7 +145,7 @@ impl Daemon {
         let document = sealed(&document).map_err(|error| format!("writing down the state: {error}"))?;
         let helper = self.hands.help(&command, document.as_fd())?;
         let answers = self.hands.answers();
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let _ = answers.send(Answer::Upgrade(step(said_ready(helper).await)));
         });
         Ok(())
@@ -162,7 +163,7 @@ impl Daemon {
         self.requests.upgrade = request;
         self.handle.close_connections();
         let (handle, answers) = (self.handle.clone(), self.hands.answers());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let _ = tokio::time::timeout(CLOSED_WITHIN, handle.connections_closed()).await;
             let _ = answers.send(Answer::Upgrade(Step::Drained));
         });

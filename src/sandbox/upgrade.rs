@@ -7,6 +7,7 @@ use super::look::running;
 use super::provider::{Body, Command, Exit, Provider, Upload, hear};
 use super::record::Records;
 use crate::control::document::StatusDocument;
+use crate::tasks;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
@@ -66,7 +67,7 @@ pub async fn upgrade(
     let _held = records.hold(name, HELD_FOR).await?;
     let record = records.known(name)?;
     let path = binary.map(Path::to_owned);
-    let binary = tokio::task::spawn_blocking(move || Binary::read(path.as_deref()));
+    let binary = tasks::spawn_blocking(move || Binary::read(path.as_deref()));
     let binary = binary.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let sandbox = running(&record, provider).await?;
     let inside = Inside {

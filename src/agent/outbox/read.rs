@@ -1,6 +1,7 @@
 //! Reading prompts' files, also while they grow.
 
 use super::*;
+use crate::tasks;
 use std::io::{Read, Seek, SeekFrom};
 
 /// Reads events from `from` on, until `bytes` of them are there.
@@ -45,7 +46,7 @@ pub(super) fn open_questions(path: &Path) -> io::Result<Vec<String>> {
 /// Returns once everything that is in the file is on the disk. Whoever shows events to others waits for it after reading them. The disk
 /// may be slow, so a thread of its own waits for it.
 pub async fn on_disk(path: PathBuf) -> io::Result<()> {
-    let synced = tokio::task::spawn_blocking(move || File::open(path)?.sync_data());
+    let synced = tasks::spawn_blocking(move || File::open(path)?.sync_data());
     synced.await.map_err(io::Error::other)?
 }
 

@@ -8,6 +8,7 @@ use crate::agent::session::Action;
 use crate::agent::settings::Launch;
 use crate::agent::transcript;
 use crate::agent::tree::{Scope, Target};
+use crate::tasks;
 
 impl Worker {
     pub(super) fn act(&mut self, now: Instant, name: &str, action: Action) -> Result<(), WorkerError> {
@@ -135,7 +136,7 @@ impl Worker {
         if everything {
             slot.claude = None;
         }
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let ended = tree::end(&target, &leaders).await;
             let _ = inner.send((name, Event::Emptied { generation, ended }));
         });
@@ -211,7 +212,7 @@ impl Worker {
 
     fn flush(&mut self, name: &str, id: PromptId) {
         let (inner, name, control) = (self.inner.clone(), name.to_owned(), self.parts.control.clone());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let durability = flush::flush(control.as_deref(), Rules::default().flush_timeout).await;
             let _ = inner.send((name, Event::Flushed { id, durability }));
         });

@@ -9,6 +9,7 @@ use crate::control::event_log::{Event, EventReader, Position};
 use crate::control::logs::{LogLine, LogPage, LogQuery, ReadLogsError};
 use crate::control::params::{self, Params, flag, list};
 use crate::control::problem::{Code, Problem};
+use crate::tasks;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -151,7 +152,7 @@ fn regex(pattern: &str) -> Result<regex::Regex, String> {
 
 async fn read_page(daemon: &DaemonHandle, query: LogQuery) -> Result<LogPage, ReadLogsError> {
     let logs = daemon.logs.clone();
-    let read = tokio::task::spawn_blocking(move || logs.read(&query)).await;
+    let read = tasks::spawn_blocking(move || logs.read(&query)).await;
     read.unwrap_or_else(|error| {
         Err(ReadLogsError::Io {
             unit: "*".to_owned(),

@@ -10,6 +10,7 @@ use crate::control::snapshot::Snapshot;
 use crate::control::why::Why;
 use crate::ordered::IntoMap;
 use crate::supervisor::{Outcome, Verb};
+use crate::tasks;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,7 @@ pub(in crate::control) async fn explain(daemon: &DaemonHandle, name: &str, lines
         ..LogQuery::default()
     };
     let logs = daemon.logs.clone();
-    let page = tokio::task::spawn_blocking(move || logs.read(&query)).await;
+    let page = tasks::spawn_blocking(move || logs.read(&query)).await;
     let lines = page.ok().and_then(Result::ok).map(|page| page.lines).unwrap_or_default();
     let holders = holders.ok().and_then(Result::ok).unwrap_or_default();
     Why::new(&snapshot, name, holders, lines).ok_or_else(|| no_such_unit(name, &snapshot))

@@ -6,6 +6,7 @@ use super::metrics;
 use super::state::{Change, Fleet, Poll};
 use super::view::{FleetRow, FleetView};
 use crate::control::document::StatusDocument;
+use crate::tasks;
 use futures_util::future::BoxFuture;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
@@ -85,7 +86,7 @@ impl FleetHandle {
             took: Histogram::new(exponential_buckets(0.001, 2.0, 13)),
             changed: Box::new(changed),
         };
-        tokio::spawn(keeper.run(inbox));
+        tasks::spawn(keeper.run(inbox));
         Self { asks }
     }
 

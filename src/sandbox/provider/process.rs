@@ -2,6 +2,7 @@
 
 use super::{Exit, Fault, Heard, Output, Secret, Stream};
 use crate::sandbox::fault::Code;
+use crate::tasks;
 use bytes::Bytes;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -160,7 +161,7 @@ impl<R: AsyncRead + Unpin> Pipe<R> {
 
 /// Runs what blocks on a thread for it.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    match tasks::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }

@@ -19,6 +19,7 @@ use crate::sandbox::fleet::FleetHandle;
 use crate::sandbox::plan::Step;
 use crate::sandbox::progress::Told;
 use crate::sandbox::stop::Stopped;
+use crate::tasks;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -263,14 +264,14 @@ impl Clerk {
             retry: self.policy.retry,
             tell: tell.clone(),
         };
-        let task = tokio::spawn(start.run());
+        let task = tasks::spawn(start.run());
         let running = Running {
             operation_id: id.clone(),
             abort: task.abort_handle(),
             stops: Vec::new(),
         };
         self.running.insert(operation.sandbox_id.clone(), running);
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let ended = match task.await {
                 Ok(Ok(started)) => Ended::Started(Box::new(started)),
                 Ok(Err(fault)) => Ended::Failed(fault),
@@ -461,8 +462,8 @@ impl Clerk {
     fn begin_stop(&mut self, sandbox: String, replies: Vec<oneshot::Sender<Result<Stopped, Problem>>>) {
         self.stopping.insert(sandbox.clone(), replies);
         let (stop, tell) = (self.sandboxes.stop(sandbox.clone()), self.tell.clone());
-        let task = tokio::spawn(stop);
-        tokio::spawn(async move {
+        let task = tasks::spawn(stop);
+        tasks::spawn(async move {
             let bad_end = |error| Err(Fault::new(Code::CommandFailed, format!("the stop came to a bad end: {error}")));
             let result = task.await.unwrap_or_else(bad_end);
             let _ = tell.send(News::Stopped(sandbox, result));

@@ -12,6 +12,7 @@ use crate::sandbox::fleet::{FleetHandle, Target};
 use crate::sandbox::progress::Told;
 use crate::sandbox::start::Started;
 use crate::sandbox::stop::Stopped;
+use crate::tasks;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -165,6 +166,6 @@ impl std::fmt::Debug for Unstarted {
 impl Unstarted {
     /// Has it work, and take up what was under way.
     pub fn run(self, fleet: FleetHandle) {
-        tokio::spawn(self.clerk.run(self.inbox, self.news, fleet));
+        tasks::spawn(self.clerk.run(self.inbox, self.news, fleet));
     }
 }

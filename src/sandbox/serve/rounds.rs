@@ -10,6 +10,7 @@ use super::sandboxes::{Known, Sandboxes};
 use crate::ordered::IntoMap;
 use crate::sandbox::fault::Fault;
 use crate::sandbox::fleet::{FleetHandle, FleetRow, Presence, Target};
+use crate::tasks;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -69,7 +70,7 @@ impl Rounds {
         };
         // It fails only when the program ends.
         let _ = rounds.round().await;
-        tokio::spawn(rounds.run(uses));
+        tasks::spawn(rounds.run(uses));
         Uses(tell)
     }
 
@@ -108,7 +109,7 @@ impl Rounds {
             .into_map();
         let latest = self.desk.latest().await?;
         let sandboxes = self.sandboxes.clone();
-        let known = match tokio::task::spawn_blocking(move || sandboxes.known()).await {
+        let known = match tasks::spawn_blocking(move || sandboxes.known()).await {
             Ok(Ok(known)) => known,
             Ok(Err(fault)) => {
                 tracing::warn!("the sandboxes are not looked through: {fault}");

@@ -12,6 +12,7 @@ use crate::sandbox::progress::{Progress, StepDone, Told};
 use crate::sandbox::provider::{Provider, Sandbox, Secret, State, Wake};
 use crate::sandbox::record::{Record, Records};
 use crate::sandbox::repo::Address;
+use crate::tasks;
 use std::time::{Duration, Instant};
 
 /// A step that has begun.
@@ -68,7 +69,7 @@ impl<'a> Run<'a> {
         }
         let environment = Environment::new(&request.environment)?;
         let path = request.binary.clone();
-        let binary = tokio::task::spawn_blocking(move || Binary::read(path.as_deref()));
+        let binary = tasks::spawn_blocking(move || Binary::read(path.as_deref()));
         let binary = binary.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
         let settings = provider.settings();
         let earlier = records.load(&request.name)?;

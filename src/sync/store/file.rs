@@ -10,6 +10,7 @@ use super::{Answer, Body, Condition, Etag, Fetched, Head, Info, Listed, Page, Re
 use crate::sync::beneath::{Kind, Pending, Replace, Root, Stat, TEMPORARY, is_absent};
 use crate::sync::content::Digest;
 use crate::sync::path::TreePath;
+use crate::tasks;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use nix::errno::Errno;
@@ -63,7 +64,7 @@ impl FileStore {
     fn run<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T, StoreError> + Send + 'static) -> Answer<'static, T> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            match tokio::task::spawn_blocking(move || work(&inner)).await {
+            match tasks::spawn_blocking(move || work(&inner)).await {
                 Ok(result) => result,
                 Err(error) => Err(StoreError::Unavailable(error.to_string())),
             }

@@ -8,6 +8,7 @@ use crate::sync::error::SyncError;
 use crate::sync::gc::Collected;
 use crate::sync::pack::Allowed;
 use crate::sync::status::{Flushed, State};
+use crate::tasks;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,7 +118,7 @@ impl Worker {
     /// Sends everything, telling the supervisor for as long as it goes on; then the pack, so that the next box starts fast.
     pub(super) async fn drain(&mut self) -> Result<(), SyncError> {
         let store = Arc::clone(&self.engine.project.store);
-        let extending = tokio::spawn(async move {
+        let extending = tasks::spawn(async move {
             let mut before = None;
             loop {
                 let now = store.requests();

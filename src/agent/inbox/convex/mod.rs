@@ -12,6 +12,7 @@ use crate::agent::outbox::{self, Progress, epoch_ms};
 use crate::agent::prompt::{Origin, Outcome, Prompt, PromptId, session_flaw};
 use crate::agent::settings::Options;
 use crate::agent::transcript::replace;
+use crate::tasks;
 use courier::{Claim, Delivered, Delivery, End, whole};
 use http::{Api, CallError, Counts};
 use serde_json::{Value, json};
@@ -80,12 +81,12 @@ impl Convex {
         let api = Api::new(account.clone(), counts.clone()).map_err(io::Error::other)?;
         let (hear, heard) = mpsc::unbounded_channel();
         let (trouble, troubles) = value::channel(None);
-        tokio::spawn(watch::watch(account, api.clone(), counts.clone(), link.clone(), hear, watch::HANG));
-        tokio::spawn(listen(heard, worker.clone(), notices.clone(), trouble));
+        tasks::spawn(watch::watch(account, api.clone(), counts.clone(), link.clone(), hear, watch::HANG));
+        tasks::spawn(listen(heard, worker.clone(), notices.clone(), trouble));
         let (desk, tasks) = mpsc::unbounded_channel();
-        tokio::spawn(run_desk(api.clone(), tasks));
+        tasks::spawn(run_desk(api.clone(), tasks));
         let beat = value::Sender::new(Value::Null);
-        tokio::spawn(run_heart(api.clone(), beat.subscribe()));
+        tasks::spawn(run_heart(api.clone(), beat.subscribe()));
         let mut inbox = Self {
             api,
             counts,
@@ -137,7 +138,7 @@ impl Convex {
             troubled: false,
         };
         let (notices, id) = (self.notices.clone(), id.clone());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let attempt = delivery.claim.attempt;
             match delivery.run().await {
                 Delivered::LeaseLost => {
@@ -293,7 +294,7 @@ impl Inbox for Convex {
     fn claim(&mut self, id: &PromptId) {
         let (api, notices, id, directory) = (self.api.clone(), self.notices.clone(), id.clone(), self.directory.clone());
         let args = json!({"id": id, "workerId": self.worker, "leaseMs": LEASE_MS});
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let answer = api.insist("agent:claim", args).await;
             let attempt = answer
                 .as_ref()
@@ -341,7 +342,7 @@ impl Inbox for Convex {
     fn renew(&mut self, id: &PromptId, attempt: u32) {
         let (api, notices, id) = (self.api.clone(), self.notices.clone(), id.clone());
         let args = json!({"id": id, "workerId": self.worker, "attempt": attempt, "leaseMs": LEASE_MS});
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             // Without an answer the claim counts as held: who took it meanwhile is found out at the next one.
             let held = match api.mutation("agent:renew", args).await {
                 Ok(answer) => answer["ok"] == true,

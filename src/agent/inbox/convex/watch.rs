@@ -6,6 +6,7 @@
 use super::Account;
 use super::http::{Api, CallError, Counts, failure};
 use crate::ordered::IntoMap;
+use crate::tasks;
 use convex::{ConvexClient, ConvexClientBuilder, FunctionResult, QuerySubscription, WebSocketState};
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ pub type Heard = Result<Value, CallError>;
 pub async fn watch(account: Account, api: Api, counts: Arc<Counts>, link: Arc<Link>, heard: UnboundedSender<Heard>, hang: Duration) {
     while !heard.is_closed() {
         // In a task of its own: a panic in the client ends that alone.
-        let session = tokio::spawn(session(
+        let session = tasks::spawn(session(
             account.clone(),
             api.clone(),
             counts.clone(),

@@ -1,6 +1,7 @@
 //! A file on its way: packed by a thread while it is sent, and unpacked over there while it arrives.
 
 use crate::sandbox::provider::{Body, Secret};
+use crate::tasks;
 use bytes::{Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -71,7 +72,7 @@ impl Packed {
             }
         };
         let (sender, chunks) = channel(WAITING);
-        let work = tokio::task::spawn_blocking(move || pack(content, size, packing, Parcel::new(sender)));
+        let work = tasks::spawn_blocking(move || pack(content, size, packing, Parcel::new(sender)));
         Ok(Self { size, chunks, work })
     }
 }

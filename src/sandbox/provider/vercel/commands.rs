@@ -6,6 +6,7 @@ use super::wire::{Anything, Command as Known, Commands, OfCommand};
 use super::{archive, boxes};
 use crate::sandbox::fault::{Code, Fault};
 use crate::sandbox::provider::{Body, Command, Exit, Output, Repeat, Sandbox, Upload};
+use crate::tasks;
 use crate::web::tls::innermost;
 use serde_json::json;
 use std::convert::Infallible;
@@ -154,7 +155,7 @@ pub(super) async fn upload(api: &Api, sandbox: &Sandbox, file: &Upload) -> Resul
 /// Sends one file, for its owner's eyes.
 async fn send(api: &Api, sandbox: &Sandbox, path: &str, body: Body, doing: &str) -> Result<u64, Fault> {
     let at = path.to_owned();
-    let packed = tokio::task::spawn_blocking(move || match body {
+    let packed = tasks::spawn_blocking(move || match body {
         Body::Bytes(bytes) => archive::pack(&at, 0o600, bytes.reveal().len() as u64, bytes.reveal().as_ref()),
         Body::File(file) => {
             let file = std::fs::File::open(file)?;
@@ -354,7 +355,7 @@ async fn end(api: &Api, session: &str, id: &str) {
 fn forget(api: &Api, session: &str, input: &str) {
     let call = plain(session, "rm", &["-f", input]);
     let api = api.clone();
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         let _ = api.ask::<Anything>(&call).await;
     });
 }

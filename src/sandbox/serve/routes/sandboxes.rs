@@ -11,6 +11,7 @@ use crate::sandbox::serve::api::App;
 use crate::sandbox::serve::operation::Operation;
 use crate::sandbox::serve::order::StartBody;
 use crate::sandbox::serve::problem::{Problem, ProblemCode, ProblemDocument};
+use crate::tasks;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -84,7 +85,7 @@ pub(in crate::sandbox::serve) async fn one(State(app): State<App>, Path(id): Pat
 
 async fn rows(app: &App) -> Result<BTreeMap<String, SandboxRow>, Problem> {
     let sandboxes = app.sandboxes.clone();
-    let known = tokio::task::spawn_blocking(move || sandboxes.known()).await;
+    let known = tasks::spawn_blocking(move || sandboxes.known()).await;
     let known = known.unwrap_or_else(|error| Err(Fault::new(Code::Record, format!("reading the records: {error}"))))?;
     let empty = |id: &str| SandboxRow {
         sandbox_id: id.to_owned(),
