@@ -10,6 +10,7 @@ use crate::agent::run::{self, Given, RunError};
 use crate::agent::settings::Options;
 use crate::host::runtime_dir::Places;
 use crate::ordered::IntoMap;
+use crate::tasks;
 use crate::unit::{self, WorkerConfig};
 use client::Client;
 use serde_json::{Value, json};
@@ -161,7 +162,7 @@ fn run_worker(args: RunArgs, global: &Global) -> Result<ExitCode, CliError> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("starting the runtime: {error}")))?;
-    match runtime.block_on(run::run(given)) {
+    match tasks::block_on(&runtime, run::run(given)) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(worker_error(&error)),
     }

@@ -4,6 +4,7 @@ use super::{CliError, Global};
 use crate::control::client::{Client, ClientError};
 use crate::control::problem::{Code, Problem};
 use crate::host::runtime_dir::{PlaceError, Places};
+use crate::tasks;
 use std::future::Future;
 
 impl Global {
@@ -26,7 +27,7 @@ impl Global {
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("starting the I/O runtime: {error}")))?;
-    runtime.block_on(future)
+    tasks::block_on(&runtime, future)
 }
 
 impl From<PlaceError> for CliError {

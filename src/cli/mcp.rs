@@ -3,6 +3,7 @@
 use super::{CliError, Global};
 use crate::control::client::Client;
 use crate::mcp;
+use crate::tasks;
 use std::process::ExitCode;
 
 /// Serves MCP to the agent over stdio.
@@ -19,7 +20,7 @@ pub(super) fn run(_args: Args, global: &Global) -> Result<ExitCode, CliError> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("starting the runtime: {error}")))?;
-    let served = runtime.block_on(mcp::serve(client));
+    let served = tasks::block_on(&runtime, mcp::serve(client));
     // Reading standard input blocks a thread that cannot be ended.
     runtime.shutdown_background();
     served

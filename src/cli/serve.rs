@@ -14,6 +14,7 @@ use crate::sandbox::serve::keys::Keys;
 use crate::sandbox::serve::through::{Asking, Given, Through, Variable};
 use crate::sandbox::serve::{self, Parts, door};
 use crate::sandbox::start::Claude;
+use crate::tasks;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ pub(super) fn run(args: Args, _global: &Global) -> Result<ExitCode, CliError> {
     tracing_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| CliError::failed(format!("starting the I/O runtime: {error}")))?;
-    let served = runtime.block_on(serve_until_told(&args, given, keys, token_file, &directory));
+    let served = tasks::block_on(&runtime, serve_until_told(&args, given, keys, token_file, &directory));
     // What is under way is on disk, and goes on with the next server.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served?;

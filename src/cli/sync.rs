@@ -10,6 +10,7 @@ use crate::ordered::IntoMap;
 use crate::sync::error::SyncError;
 use crate::sync::project::Project;
 use crate::sync::worker;
+use crate::tasks;
 use crate::unit::{Flags, Source, WorkerConfig, load};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -115,7 +116,7 @@ fn keep(args: Run, global: &Global) -> Result<ExitCode, CliError> {
     // The door, and the asking for more time, go on while the worker reads or packs.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(no_runtime)?;
-    runtime.block_on(worker::run(project, options)).map_err(failure)?;
+    tasks::block_on(&runtime, worker::run(project, options)).map_err(failure)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -148,7 +148,7 @@ impl Life {
             sources,
             handle,
         } = self;
-        let code = runtime.block_on(live(daemon, sources, handle, attach));
+        let code = tasks::block_on(&runtime, live(daemon, sources, handle, attach));
         runtime.shutdown_timeout(LAST_ANSWERS);
         crate::host::power_off_as_init();
         code

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// One line of `inside await`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "said", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Awaited {
     /// A unit's readiness changed.
     Note {

@@ -1,6 +1,7 @@
 //! The command line's side of the agent's door.
 
 use crate::cli::{CliError, Global};
+use crate::tasks;
 use futures_util::StreamExt;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ impl Client {
     }
 
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, CliError> {
-        self.runtime.block_on(async {
+        tasks::block_on(&self.runtime, async {
             let sent = self.http.post(format!("http://agent{path}")).json(body).send().await;
             let response = sent.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
@@ -61,7 +62,7 @@ impl Client {
 
     /// Follows a prompt until `event` returns something; goes on where it was when the agent is restarted in between.
     pub(super) fn events(&self, id: &str, mut event: impl FnMut(&Value) -> Option<Value>) -> Result<Value, CliError> {
-        self.runtime.block_on(async {
+        tasks::block_on(&self.runtime, async {
             let mut after = 0;
             let mut tries = 0u32;
             loop {

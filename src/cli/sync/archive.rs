@@ -6,6 +6,7 @@ use crate::cli::{CliError, Global};
 use crate::sync::gc::Collected;
 use crate::sync::project::Project;
 use crate::sync::{archive, conflicts, gc};
+use crate::tasks;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -66,7 +67,7 @@ fn project(plain: &Plain, global: &Global) -> Result<Project, CliError> {
 }
 
 pub(super) fn diff(args: Plain, global: &Global) -> Result<ExitCode, CliError> {
-    let difference = runtime()?.block_on(archive::diff(project(&args, global)?)).map_err(failure)?;
+    let difference = tasks::block_on(&runtime()?, archive::diff(project(&args, global)?)).map_err(failure)?;
     if args.json.json {
         show::json(&difference);
         return Ok(ExitCode::SUCCESS);
@@ -78,9 +79,7 @@ pub(super) fn diff(args: Plain, global: &Global) -> Result<ExitCode, CliError> {
 }
 
 pub(super) fn verify(args: Verify, global: &Global) -> Result<ExitCode, CliError> {
-    let verified = runtime()?
-        .block_on(archive::verify(project(&args.plain, global)?, args.deep))
-        .map_err(failure)?;
+    let verified = tasks::block_on(&runtime()?, archive::verify(project(&args.plain, global)?, args.deep)).map_err(failure)?;
     if args.plain.json.json {
         show::json(&verified);
     } else {
@@ -98,7 +97,7 @@ pub(super) fn verify(args: Verify, global: &Global) -> Result<ExitCode, CliError
 
 pub(super) fn history(args: History, global: &Global) -> Result<ExitCode, CliError> {
     let project = project(&args.plain, global)?;
-    let generations = runtime()?.block_on(archive::history(&project, args.number)).map_err(failure)?;
+    let generations = tasks::block_on(&runtime()?, archive::history(&project, args.number)).map_err(failure)?;
     if args.plain.json.json {
         show::json(&generations);
         return Ok(ExitCode::SUCCESS);
@@ -124,7 +123,7 @@ pub(super) fn gc(args: Gc, global: &Global) -> Result<ExitCode, CliError> {
         Some(collected) => collected,
         None => {
             let project = project(&args.plain, global)?;
-            runtime()?.block_on(gc::collect(&project, args.keep)).map_err(failure)?
+            tasks::block_on(&runtime()?, gc::collect(&project, args.keep)).map_err(failure)?
         }
     };
     if args.plain.json.json {
@@ -146,13 +145,13 @@ pub(super) fn gc(args: Gc, global: &Global) -> Result<ExitCode, CliError> {
 pub(super) fn conflicts(args: Conflicts, global: &Global) -> Result<ExitCode, CliError> {
     let project = project(&args.plain, global)?;
     if let Some(name) = &args.name {
-        let found = runtime()?.block_on(conflicts::conflict(&project, name)).map_err(failure)?;
+        let found = tasks::block_on(&runtime()?, conflicts::conflict(&project, name)).map_err(failure)?;
         let bytes = found.ok_or_else(|| {
             CliError::failed(format!("no conflict has the name `{name}`")).hint("`sandkeep sync conflicts` shows their names")
         })?;
         return show::raw(&bytes);
     }
-    let kept = runtime()?.block_on(conflicts::conflicts(&project)).map_err(failure)?;
+    let kept = tasks::block_on(&runtime()?, conflicts::conflicts(&project)).map_err(failure)?;
     if args.plain.json.json {
         show::json(&kept);
         return Ok(ExitCode::SUCCESS);
@@ -170,7 +169,7 @@ pub(super) fn purge(args: Purge, global: &Global) -> Result<ExitCode, CliError> 
         let what = format!("this removes all of `{}` from {}", project.id, project.store.name());
         return Err(CliError::usage(what).hint("say --yes if you mean it"));
     }
-    let removed = runtime()?.block_on(archive::purge(&project)).map_err(failure)?;
+    let removed = tasks::block_on(&runtime()?, archive::purge(&project)).map_err(failure)?;
     if args.plain.json.json {
         show::json(&serde_json::json!({ "removed": removed }));
     } else {

@@ -8,6 +8,7 @@ use crate::sync::once;
 use crate::sync::path::TreePath;
 use crate::sync::status::{Flushed, Part};
 use crate::sync::walk::explain;
+use crate::tasks;
 use serde::de::DeserializeOwned;
 use std::process::ExitCode;
 
@@ -43,7 +44,7 @@ pub(super) struct Status {
 /// Asks the worker; `None` when none runs.
 pub(super) fn ask<T: DeserializeOwned>(global: &Global, method: Method, path: &str) -> Result<Option<T>, CliError> {
     let client = Client::new(socket(global)?);
-    let answer = runtime()?.block_on(async {
+    let answer = tasks::block_on(&runtime()?, async {
         match method {
             Method::Get => client.get(path).await,
             Method::Post => client.post::<(), _>(path, None).await,
@@ -77,7 +78,7 @@ pub(super) fn flush(args: Flush, global: &Global) -> Result<ExitCode, CliError> 
         Some(flushed) => flushed,
         None => {
             let project = open(&configuration(&args.place, global)?)?.ok_or_else(no_store)?;
-            runtime()?.block_on(once::flush(project, args.confirm_deletes)).map_err(failure)?
+            tasks::block_on(&runtime()?, once::flush(project, args.confirm_deletes)).map_err(failure)?
         }
     };
     if args.json.json {

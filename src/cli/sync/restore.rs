@@ -6,6 +6,7 @@ use crate::cli::{CliError, Global};
 use crate::sync::archive;
 use crate::sync::arrive::{Arrived, Progress};
 use crate::sync::once;
+use crate::tasks;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +30,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     crate::host::become_private();
     let project = open(&configuration(&args.place, global)?)?.ok_or_else(no_store)?;
     if let Some(generation) = args.at {
-        let went = runtime()?.block_on(archive::go_back(project, generation)).map_err(failure)?;
+        let went = tasks::block_on(&runtime()?, archive::go_back(project, generation)).map_err(failure)?;
         if args.json.json {
             show::json(&went);
         } else {
@@ -49,7 +50,7 @@ pub(super) fn run(args: Args, global: &Global) -> Result<ExitCode, CliError> {
     }
     let patience = std::env::var_os("SANDKEEP_UNIT").is_none().then_some(PATIENCE_BY_HAND);
     let bar = Bar::new();
-    let arrived = runtime()?.block_on(once::restore(project, patience, &bar)).map_err(failure)?;
+    let arrived = tasks::block_on(&runtime()?, once::restore(project, patience, &bar)).map_err(failure)?;
     bar.end();
     print(&arrived, args.json.json);
     Ok(ExitCode::SUCCESS)

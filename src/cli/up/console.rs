@@ -6,6 +6,7 @@ use crate::control::client::Client;
 use crate::control::document::{Readiness, StatusDocument, UnitState, UnitStatus};
 use crate::control::event_log::Transition;
 use crate::control::{DaemonHandle, Event, LogPage, LogQuery, Snapshot, Time};
+use crate::tasks;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::Sender;
@@ -32,7 +33,7 @@ pub(super) fn attach(handle: DaemonHandle, global: Global, finished: Sender<()>,
         // Signals are the main thread's business.
         let _ = nix::sys::signal::SigSet::all().thread_block();
         if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() {
-            runtime.block_on(show(handle, &global, from));
+            tasks::block_on(&runtime, show(handle, &global, from));
         }
         drop(finished);
     });
