@@ -11,7 +11,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ordered", &[]),
     ("sd_notify", &[]),
     ("tasks", &[]),
-    ("web", &[]),
+    ("web", &["tasks"]),
     ("supervisor", &["unit", "backoff", "ordered"]),
     (
         "host",

@@ -4,13 +4,14 @@ use super::outbox::{self, Progress, Reader};
 use super::prompt::PromptId;
 use super::settings::Options;
 use super::tree;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State, connect_info};
+use crate::web::door::{Peer, serve_unix};
+use axum::Extension;
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event as SseEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use futures_util::Stream;
 use serde::Deserialize;
@@ -127,7 +128,7 @@ pub fn bind(path: &std::path::Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until the task is dropped.
-pub async fn serve(listener: UnixListener, door: Door, prompt_max: usize) -> io::Result<()> {
+pub async fn serve(listener: UnixListener, door: Door, prompt_max: usize) {
     let router = Router::new()
         .route("/v1/agent/prompts", post(submit).get(list))
         .route("/v1/agent/prompts/{id}", get(show))
@@ -140,26 +141,13 @@ pub async fn serve(listener: UnixListener, door: Door, prompt_max: usize) -> io:
         .layer(DefaultBodyLimit::max(prompt_max.saturating_mul(6).saturating_add(64 << 10)))
         .layer(middleware::from_fn(not_from_inside))
         .with_state(door);
-    axum::serve(listener, router.into_make_service_with_connect_info::<Peer>()).await
-}
-
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug)]
-struct Peer {
-    pid: Option<i32>,
-}
-
-impl connect_info::Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let pid = stream.io().peer_cred().ok().and_then(|credentials| credentials.pid());
-        Self { pid }
-    }
+    serve_unix(listener, router).await;
 }
 
 /// The model must not answer its own questions, nor queue prompts for itself.
-async fn not_from_inside(ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+async fn not_from_inside(Extension(Peer(peer)): Extension<Peer>, request: Request, next: Next) -> Response {
     let changes = request.method() != axum::http::Method::GET;
-    if changes && peer.pid.is_some_and(tree::is_inside) {
+    if changes && peer.is_some_and(tree::is_inside) {
         let detail = "processes that claude started may not ask or answer for it";
         return Problem::new(StatusCode::FORBIDDEN, "from_inside", detail).into_response();
     }

@@ -9,9 +9,10 @@ use super::routes::supervisor::{Down, Reloaded, Upgraded};
 use super::routes::units::Done;
 use super::unix_http::{ExchangeError, exchange};
 use super::why::Why;
+use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, header};
 use bytes::{Buf, Bytes, BytesMut};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -230,7 +231,7 @@ impl Client {
             .header(header::HOST, "localhost")
             .header(header::ACCEPT, "application/x-ndjson, application/json")
             .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
+            .body(Body::from(body))
             .map_err(|error| ClientError::Unreadable(error.to_string()))?;
         let answer = exchange(&self.socket, request).await.map_err(|error| match error {
             ExchangeError::Connect { source, .. } => ClientError::NoSupervisor {

@@ -5,9 +5,9 @@
 
 use super::daemon_handle::DaemonHandle;
 use super::unix_http::exchange;
+use axum::body::Body;
 use axum::http::{Method, Request, header};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 use jiff::{SignedDuration, Timestamp};
 use std::path::Path;
 use std::time::Duration;
@@ -87,7 +87,7 @@ async fn post(socket: &Path, path: &str) -> Result<(), String> {
         .method(Method::POST)
         .uri(path)
         .header(header::HOST, "localhost")
-        .body(Empty::<Bytes>::new())
+        .body(Body::empty())
         .map_err(|error| error.to_string())?;
     let answer = exchange(socket, request).await.map_err(|error| error.to_string())?;
     let status = answer.status();

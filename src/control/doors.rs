@@ -9,15 +9,13 @@ use super::daemon_handle::{DaemonHandle, UnitOf};
 use super::page;
 use super::token::Token;
 use crate::tasks;
+use crate::web::connection;
 use crate::web::door::{accepted, keep_alive};
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -25,9 +23,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tower::ServiceExt;
 
 /// What one door takes upon itself.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +84,7 @@ pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: U
             if let Some(who) = peer(&stream, &unit_of).await {
                 if let Some(_slot) = slots.take(&who, limits) {
                     let router = if matches!(who, Who::Unit(_)) { for_units } else { router };
-                    serve(stream, router, who, limits, daemon).await;
+                    serve(Box::new(stream), router, who, limits, daemon).await;
                 } else {
                     tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
                 }
@@ -130,7 +126,7 @@ pub async fn serve_tcp(listener: TcpListener, daemon: DaemonHandle, token: Token
         };
         keep_alive(&stream);
         let open = daemon.connection();
-        let connection = serve(stream, router.clone(), Who::Anybody, limits, daemon.clone());
+        let connection = serve(Box::new(stream), router.clone(), Who::Anybody, limits, daemon.clone());
         tasks::spawn(async move {
             connection.await;
             drop((slot, open));
@@ -168,23 +164,13 @@ fn who(token: &Token, headers: &HeaderMap) -> Who {
     }
 }
 
-async fn serve<S>(stream: S, router: Router, who: Who, limits: Limits, daemon: DaemonHandle)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+async fn serve(stream: Box<dyn connection::Stream>, router: Router, who: Who, limits: Limits, daemon: DaemonHandle) {
     let asked = Arc::new(AtomicBool::new(false));
     let has_asked = Arc::clone(&asked);
-    let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+    let mut connection = connection::serve(stream, router, limits.header_time, move |request| {
         has_asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(who.clone());
-        router.clone().oneshot(request.map(Body::new))
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_time)
-        .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
     let closing = async {
         daemon.closing().await;
         // Who has only just connected is about to ask, as soon as a busy machine lets it.
@@ -198,7 +184,7 @@ where
     let served = tokio::select! {
         served = &mut connection => served,
         () = closing => {
-            connection.as_mut().graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             connection.await
         }
     };

@@ -6,13 +6,10 @@
 use super::answer::masked;
 use super::daemon_handle::DaemonHandle;
 use super::snapshot::Snapshot;
-use crate::tasks;
-#[cfg(feature = "http-client")]
 use crate::web;
+use axum::body::Body;
 use axum::http::{Request, StatusCode, Uri, header};
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper_util::rt::TokioIo;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,19 +211,15 @@ impl Receiver {
 async fn send_plain(uri: &Uri, host: &str, port: u16, body: Bytes) -> Result<StatusCode, PushError> {
     let connection = |error: &dyn std::fmt::Display| PushError::Connection(error.to_string());
     let stream = TcpStream::connect((host, port)).await.map_err(|error| connection(&error))?;
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, driver) = handshake.map_err(|error| connection(&error))?;
-    let driver = tasks::spawn(driver);
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     let request = Request::post(target)
         .header(header::HOST, uri.authority().map_or(host, |authority| authority.as_str()))
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::USER_AGENT, concat!("sandkeep/", env!("CARGO_PKG_VERSION")))
-        .body(Full::new(body))
+        .body(Body::from(body))
         .map_err(|error| connection(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| connection(&error));
-    driver.abort();
-    Ok(answer?.status())
+    let answer = web::connection::ask(stream, request).await.map_err(|error| connection(&error))?;
+    Ok(answer.status())
 }
 
 #[cfg(test)]

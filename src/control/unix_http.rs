@@ -1,9 +1,9 @@
 //! One HTTP exchange over a Unix socket: for the client of the control socket and for the way through to the workers.
 
-use crate::tasks;
+use crate::web::connection;
+use axum::body::Body;
 use axum::http::{Request, Response};
-use hyper::body::{Body, Incoming};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -34,23 +34,12 @@ pub enum ExchangeError {
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Sends a request on a connection of its own. The body of the answer streams; dropping it ends the connection.
-pub async fn exchange<B>(socket: &Path, request: Request<B>) -> Result<Response<Incoming>, ExchangeError>
-where
-    B: Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+pub async fn exchange(socket: &Path, request: Request<Body>) -> Result<Response<Incoming>, ExchangeError> {
     let path = || socket.display().to_string();
     let stream = tokio::time::timeout(CONNECT_LIMIT, UnixStream::connect(socket))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|source| ExchangeError::Connect { path: path(), source })?;
-    let broken = |source| ExchangeError::Broken { path: path(), source };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    tasks::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!("a connection over a Unix socket ended: {error}");
-        }
-    });
-    sender.send_request(request).await.map_err(broken)
+    let answer = connection::ask(stream, request).await;
+    answer.map_err(|source| ExchangeError::Broken { path: path(), source })
 }

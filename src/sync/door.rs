@@ -6,6 +6,7 @@ use super::arrive::Arrived;
 use super::gc::{Collected, KEEP_GENERATIONS};
 use super::status::{Flushed, Part};
 use crate::tasks;
+use crate::web::door::serve_unix;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -72,11 +73,7 @@ pub async fn open(path: &Path, commands: mpsc::Sender<Command>, status: watch::R
         .route("/v1/sync/deadline", post(expire))
         .route("/v1/sync/status", get(show))
         .with_state(Shared { commands, status });
-    tasks::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::warn!("the door is closed: {error}");
-        }
-    });
+    tasks::spawn(serve_unix(listener, router));
     Ok(())
 }
 

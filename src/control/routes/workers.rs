@@ -60,7 +60,7 @@ async fn pass_on(daemon: &DaemonHandle, worker: &str, request: Request) -> Resul
         parts.headers.insert(HeaderName::from_static("x-sandkeep-who"), who);
     }
     let socket = daemon.runtime_dir.join(format!("{worker}.sock"));
-    let request = Request::from_parts(parts, Limited::new(body, BODY_LIMIT));
+    let request = Request::from_parts(parts, Body::new(Limited::new(body, BODY_LIMIT)));
     let answer = exchange(&socket, request).await.map_err(|error| unavailable(worker, &error))?;
     let (mut parts, body) = answer.into_parts();
     strip_hop_by_hop(&mut parts.headers);

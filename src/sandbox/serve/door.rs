@@ -1,15 +1,12 @@
 //! The TCP door. Each connection is a task with limits on its headers, its time and its number.
 
+use crate::web::connection;
 use crate::web::door::{accepted, keep_alive};
 use axum::Router;
-use axum::body::Body;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tower::ServiceExt;
 
 /// Connections at a time; the rest wait in the backlog.
 const CONNECTIONS: usize = 2048;
@@ -30,21 +27,10 @@ pub async fn serve(listener: TcpListener, router: Router) {
         keep_alive(&stream);
         let router = router.clone();
         connections.spawn(async move {
-            connection(stream, router).await;
+            if let Err(error) = connection::serve(stream, router, HEADER_TIME, |_| {}).await {
+                tracing::debug!("a connection ended: {error}");
+            }
             drop(slot);
         });
-    }
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
-    let served = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
-        .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!("a connection ended: {error}");
     }
 }
