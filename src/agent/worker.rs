@@ -17,6 +17,7 @@ use super::settings::Settings;
 use super::transcript::{Record, Transcripts};
 use super::tree::{self, Scope, Target};
 use crate::host::mask::Masker;
+use crate::ordered::Order;
 use crate::sd_notify;
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -366,7 +367,7 @@ impl Worker {
             .filter(|(name, slot)| name.as_str() != session && slot.claude.is_some() && !slot.session.busy())
             .collect();
         let processes = self.slots.values().filter(|slot| slot.claude.is_some()).count();
-        idle.sort_by_key(|(_, slot)| slot.used);
+        idle.order_by_key(|(_, slot)| slot.used);
         let surplus = (processes + 1).saturating_sub(limit);
         self.events
             .extend(idle.into_iter().take(surplus).map(|(name, _)| (name.clone(), Event::Rest)));

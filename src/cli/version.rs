@@ -1,5 +1,6 @@
 //! `sandkeep --version --json`: version, target and features, for scripts and the orchestrator.
 
+use crate::ordered::Order;
 use serde_json::{Value, json};
 use std::ffi::OsString;
 
@@ -7,7 +8,7 @@ use std::ffi::OsString;
 #[expect(clippy::print_stdout, reason = "the command line is what prints")]
 pub(super) fn answered(arguments: impl Iterator<Item = OsString>) -> bool {
     let mut arguments: Vec<_> = arguments.skip(1).collect();
-    arguments.sort();
+    arguments.order();
     let asked = arguments == ["--json", "--version"] || arguments == ["--json", "-V"];
     if asked {
         println!("{}", document());

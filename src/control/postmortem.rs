@@ -9,6 +9,7 @@ use super::event_log::{Event, Position};
 use super::routes::units::explain;
 use super::snapshot::{Phase, Snapshot};
 use super::why::Why;
+use crate::ordered::Order;
 use crate::tasks;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -131,7 +132,7 @@ fn prune(directory: &Path, unit: &str) -> io::Result<()> {
         .map(|entry| entry.file_name())
         .filter(|name| name.to_string_lossy().starts_with(&prefix))
         .collect();
-    names.sort_unstable();
+    names.order();
     for name in names.iter().take(names.len().saturating_sub(KEPT)) {
         std::fs::remove_file(directory.join(name))?;
     }

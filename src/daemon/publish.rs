@@ -8,7 +8,7 @@ use crate::control::document::{self, AgentPart, Capabilities, LastExit, SyncPart
 use crate::control::why::ProbeAnswer;
 use crate::control::{Goal, Phase, Snapshot, Time, UnitSnapshot, UnitStatus};
 use crate::host;
-use crate::ordered::IntoMap;
+use crate::ordered::{IntoMap, Order};
 use crate::supervisor::{self, Invocation, ProbeResult, Supervisor};
 use crate::unit::{Config, Main, Name, ProbeCheck, ProbeKind, Service, Unit};
 use serde::{Deserialize, Serialize};
@@ -387,7 +387,7 @@ pub(super) fn expected_ports(unit: &Unit, config: &Config) -> Vec<u16> {
     if unit.name.as_str() == DEV {
         ports.extend(config.port);
     }
-    ports.sort_unstable();
+    ports.order();
     ports.dedup();
     ports
 }

@@ -1,5 +1,6 @@
 //! Files below the project's root that patterns match.
 
+use crate::ordered::Order;
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use std::fs;
 use std::path::Path;
@@ -36,7 +37,7 @@ impl Globs {
                 starts.push(start(pattern));
             }
         }
-        starts.sort();
+        starts.order();
         starts.dedup();
         Self {
             set: set.build().unwrap_or_else(|_| GlobSet::empty()),
@@ -61,7 +62,7 @@ impl Globs {
         for (start, depth) in &self.starts {
             self.walk(root, start, *depth, &mut found, &mut seen);
         }
-        found.sort();
+        found.order();
         found.dedup();
         found
     }

@@ -1,5 +1,6 @@
 //! The words of the notify protocol. sd_notify(3).
 
+use crate::ordered::Order;
 use crate::supervisor::event::{Notice, Pid};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ const LONGEST_STATUS: usize = 1024;
 /// is left out.
 pub(super) fn parse(datagram: &[u8]) -> Vec<Notice> {
     let mut notices: Vec<Notice> = datagram.split(|&byte| byte == b'\n').filter_map(notice).collect();
-    notices.sort_by_key(|notice| !matches!(notice, Notice::MainPid(_)));
+    notices.order_by_key(|notice| !matches!(notice, Notice::MainPid(_)));
     notices
 }
 

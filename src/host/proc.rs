@@ -1,5 +1,6 @@
 //! What /proc says about processes. proc(5).
 
+use crate::ordered::Order;
 use crate::supervisor::event::Pid;
 use std::fs::File;
 use std::io::Read;
@@ -62,7 +63,7 @@ pub(super) fn all() -> Vec<Process> {
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let mut found: Vec<Process> = pids.filter_map(process).collect();
-    found.sort_unstable_by_key(|process| process.pid);
+    found.order_by_key(|process| process.pid);
     found
 }
 

@@ -6,6 +6,7 @@
 use super::fault::{Code, Fault};
 use super::progress::StepDone;
 use super::provider::Settings;
+use crate::ordered::Order;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -292,7 +293,7 @@ impl Records {
                 self.load(name.to_str()?.strip_suffix(".json")?).ok()?
             })
             .collect();
-        records.sort_by(|a, b| a.name.cmp(&b.name));
+        records.order_by(|a, b| a.name.cmp(&b.name));
         Ok(records)
     }
 

@@ -2,6 +2,7 @@
 
 use super::event::ProbeResult;
 use super::saved::some_instant;
+use crate::ordered::Order;
 use crate::unit::{Probe, ProbeCheck, ProbeKind, Unit};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -202,7 +203,7 @@ impl Probes {
                 }),
             }
         }
-        self.0.sort_by_key(|probe| probe.kind);
+        self.0.order_by_key(|probe| probe.kind);
         let held_back = self.find(ProbeKind::Startup).is_some_and(|startup| !startup.ever_passed());
         let waiting = |p: &&mut Asked| p.kind == ProbeKind::Readiness && p.due.is_none() && !p.in_flight;
         if !held_back && let Some(readiness) = self.0.iter_mut().find(waiting) {

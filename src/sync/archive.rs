@@ -12,7 +12,7 @@ use super::project::Project;
 use super::read::{Reading, read};
 use super::store::{Store, list_all, read_small};
 use super::walk::walk;
-use crate::ordered::IntoMap;
+use crate::ordered::{IntoMap, Order};
 use futures_util::StreamExt;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -58,7 +58,7 @@ pub async fn history(project: &Project, most: usize) -> Result<Vec<Generation>, 
         .into_iter()
         .map(|object| object.key)
         .collect();
-    keys.sort_unstable_by(|a, b| b.cmp(a));
+    keys.order_by(|a, b| b.cmp(a));
     keys.truncate(most);
     let mut generations = Vec::new();
     for key in keys {

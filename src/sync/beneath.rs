@@ -5,6 +5,7 @@
 //! with `O_NOFOLLOW` where the kernel has no openat2.
 
 use super::path::TreePath;
+use crate::ordered::Order;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat, renameat};
@@ -194,7 +195,7 @@ impl Root {
                 names.push(name);
             }
         }
-        names.sort_unstable();
+        names.order();
         let mut entries = Vec::with_capacity(names.len());
         for name in names {
             match fstatat(&directory, name.as_os_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {

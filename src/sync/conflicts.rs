@@ -9,6 +9,7 @@ use super::path::TreePath;
 use super::project::Project;
 use super::read::{Reading, read};
 use super::store::{Condition, Etag, StoreError, list_all, read_small};
+use crate::ordered::Order;
 use bytes::Bytes;
 use serde::Serialize;
 use std::io;
@@ -51,7 +52,7 @@ pub async fn conflicts(project: &Project) -> Result<Vec<Conflict>, SyncError> {
             })
         })
         .collect();
-    conflicts.sort_unstable_by(|a, b| b.name.cmp(&a.name));
+    conflicts.order_by(|a, b| b.name.cmp(&a.name));
     Ok(conflicts)
 }
 

@@ -13,6 +13,7 @@ use super::manifest::{GENERATIONS, KEY};
 use super::pack::PACKS;
 use super::project::Project;
 use super::store::{Listed, Store, list_all};
+use crate::ordered::Order;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -67,7 +68,7 @@ async fn collect_from(store: &dyn Store, keep: usize) -> Result<Collected, SyncE
         .map(|object| object.key.as_str())
         .filter(|key| key.starts_with(GENERATIONS))
         .collect();
-    generations.sort_unstable_by(|a, b| b.cmp(a));
+    generations.order_by(|a, b| b.cmp(a));
     let old: BTreeSet<_> = generations.split_off(keep.min(generations.len())).into_iter().collect();
     let needed = needed(store, generations).await?;
     // The store's own time, as far as it shows; this box's clock may be wrong.

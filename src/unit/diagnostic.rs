@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, said so that it can be mended: file:line:column, the line, a caret, a hint.
 
+use crate::ordered::Order;
 use serde::Serialize;
 use std::fmt::{self, Write as _};
 
@@ -205,7 +206,7 @@ impl Diagnostics {
     /// Puts them into the order of the file, what has no place last.
     pub fn sort(&mut self) {
         self.0
-            .sort_by_key(|one| one.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
+            .order_by_key(|one| one.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
     }
 }
 

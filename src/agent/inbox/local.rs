@@ -4,6 +4,7 @@ use super::{Inbox, Notice};
 use crate::agent::outbox::epoch_ms;
 use crate::agent::prompt::{Outcome, Prompt, PromptId, Verdict};
 use crate::agent::transcript::replace;
+use crate::ordered::Order;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -99,7 +100,7 @@ impl Local {
             notices,
         };
         let mut open: Vec<&Entry> = queue.entries.values().filter(|entry| entry.open()).collect();
-        open.sort_by_key(|entry| entry.order);
+        open.order_by_key(|entry| entry.order);
         // Resumed ones go to the front of their session, so they are offered last to first.
         let (claimed, pending): (Vec<&Entry>, Vec<&Entry>) = open.into_iter().partition(|entry| entry.status == Status::Claimed);
         for entry in claimed.into_iter().rev().chain(pending) {
@@ -150,7 +151,7 @@ impl Local {
     /// The last prompts, newest first.
     pub fn latest(&self, count: usize) -> Vec<&Entry> {
         let mut entries: Vec<&Entry> = self.entries.values().collect();
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.order));
+        entries.order_by_key(|entry| std::cmp::Reverse(entry.order));
         entries.truncate(count);
         entries
     }
@@ -177,7 +178,7 @@ impl Local {
             .filter(|entry| !entry.open())
             .map(|entry| (entry.order, entry.prompt.id.clone()))
             .collect();
-        ended.sort();
+        ended.order();
         let surplus = ended.len().saturating_sub(KEPT);
         for (_, id) in ended.into_iter().take(surplus) {
             self.entries.remove(&id);

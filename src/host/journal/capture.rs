@@ -9,7 +9,7 @@ use super::read::{Query, Reader};
 use super::writer::{JOURNAL, Now, Tag, UnitLog};
 use super::{Handed, Health, Limits, format::Stream};
 use crate::host::mask::Masker;
-use crate::ordered::IntoMap;
+use crate::ordered::{IntoMap, Order};
 use crate::unit::Name;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -518,7 +518,7 @@ impl Capture {
     fn close_files(&mut self) {
         let mut open: Vec<(u64, &mut Unit)> = self.units.values_mut().filter(|u| u.log.is_open()).map(|u| (u.used, u)).collect();
         let surplus = open.len().saturating_sub(OPEN_FILES);
-        open.sort_by_key(|(used, _)| *used);
+        open.order_by_key(|(used, _)| *used);
         for (_, unit) in open.iter_mut().take(surplus) {
             unit.log.close();
         }

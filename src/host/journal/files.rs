@@ -1,6 +1,7 @@
 //! The files seen from the side that reads, while someone may be writing and rotating them.
 
 use super::format::{self, ENTRY_LEN, Entry, Stream};
+use crate::ordered::Order;
 use crate::unit::Name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -24,7 +25,7 @@ pub(super) fn units(dir: &Path) -> io::Result<BTreeMap<Name, Vec<u64>>> {
             found.entry(unit).or_default().extend(generation);
         }
     }
-    found.values_mut().for_each(|generations| generations.sort_unstable());
+    found.values_mut().for_each(|generations| generations.order());
     Ok(found)
 }
 

@@ -5,6 +5,7 @@
 
 use super::format::{self, ALL_ENDED, ENDED, ENTRY_LEN, Entry, OTHERS_PENDING, Stream};
 use super::{Limits, Loss};
+use crate::ordered::Order;
 use crate::unit::Name;
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -427,7 +428,7 @@ fn prune(dir: &Path, most: u64) {
             ));
         }
     }
-    rotated.sort();
+    rotated.order();
     for (_, log, index, size) in rotated {
         if all <= most {
             return;

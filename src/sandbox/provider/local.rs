@@ -5,6 +5,7 @@
 
 use super::process::{self, Input, LAUNCH, blocking, launched};
 use super::{Answer, Body, Command, Exit, Fault, Heard, Output, Provider, Reach, Sandbox, Settings, State, Stream, Upload, Wake, Wanted};
+use crate::ordered::Order;
 use crate::sandbox::fault::Code;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -222,7 +223,7 @@ impl Provider for Local {
             };
             let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
             let mut found: Vec<Sandbox> = names.filter_map(|name| local.look(&name, Wake::No).ok()?).collect();
-            found.sort_by(|a, b| a.name.cmp(&b.name));
+            found.order_by(|a, b| a.name.cmp(&b.name));
             Ok(found)
         }))
     }

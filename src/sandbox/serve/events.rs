@@ -4,6 +4,7 @@
 //! too slow is told that it missed something.
 
 use crate::control::document::Time;
+use crate::ordered::Order;
 use crate::sandbox::fault::Fault;
 use crate::sandbox::fleet::Presence;
 use crate::sandbox::plan::Step;
@@ -226,7 +227,7 @@ impl EventLog {
     }
 
     fn with_capacity(now: jiff::Timestamp, mut before: Vec<Event>, capacity: usize) -> Self {
-        before.sort_by_key(Event::id);
+        before.order_by_key(Event::id);
         let seconds = u64::try_from(now.as_second()).unwrap_or(0) & 0xffff_ffff;
         let last = before.last().map_or(0, Event::id);
         let mut ring = Ring {
