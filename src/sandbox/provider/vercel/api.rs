@@ -145,6 +145,9 @@ struct Missed {
     trouble: Trouble,
 }
 
+/// Takes the bytes of an answer for what they should be.
+type Read<'a> = dyn FnMut(&[u8]) -> serde_json::Result<()> + Send + 'a;
+
 impl Api {
     pub(super) fn new(account: Account) -> Result<Self, Fault> {
         let wrong =
@@ -173,13 +176,21 @@ impl Api {
     }
 
     /// Makes a request until it has an answer, or it makes no sense to go on.
-    pub(super) async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, Trouble> {
+    pub(super) async fn ask<T: DeserializeOwned + Send>(&self, call: &Call) -> Result<T, Trouble> {
+        let mut answer = None;
+        self.ask_and_read(call, &mut |bytes| serde_json::from_slice(bytes).map(|read| answer = Some(read)))
+            .await?;
+        Ok(answer.expect("it was read"))
+    }
+
+    /// What all kinds of answers have in common.
+    async fn ask_and_read(&self, call: &Call, read: &mut Read<'_>) -> Result<(), Trouble> {
         let token = self.token()?;
         let mut attempt = 0;
         loop {
-            let answered = tokio::time::timeout(call.limit, self.answer(call, &token)).await;
+            let answered = tokio::time::timeout(call.limit, self.answer(call, &token, read)).await;
             match answered.unwrap_or_else(|_| Err(late(call))) {
-                Ok(answer) => return Ok(answer),
+                Ok(()) => return Ok(()),
                 Err(missed) => pause(missed, call.effect, &mut attempt).await?,
             }
         }
@@ -198,9 +209,9 @@ impl Api {
         }
     }
 
-    async fn answer<T: DeserializeOwned>(&self, call: &Call, token: &Secret) -> Result<T, Missed> {
+    async fn answer(&self, call: &Call, token: &Secret, read: &mut Read<'_>) -> Result<(), Missed> {
         let bytes = self.send(call, token).await?.bytes().await.map_err(|error| unanswered(&error))?;
-        serde_json::from_slice(&bytes).map_err(|error| silence(Failure::Unanswered, format!("its answer makes no sense: {error}")))
+        read(&bytes).map_err(|error| silence(Failure::Unanswered, format!("its answer makes no sense: {error}")))
     }
 
     /// The answer, if it is not a refusal.
