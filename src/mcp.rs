@@ -77,8 +77,15 @@ pub async fn serve(client: Client) -> Result<(), McpError> {
                     waiting.remove(&id);
                     answer
                 }
-                // Ended by the client.
-                Err(_) => continue,
+                // It broke, or the client has ended it and waits no more.
+                Err(error) => match waiting.iter().find(|(_, call)| call.id() == error.id()) {
+                    Some((id, _)) => {
+                        let id = id.clone();
+                        waiting.remove(&id);
+                        protocol::broken(&id)
+                    }
+                    None => continue,
+                },
             }
         };
         output.write_all(format!("{answer}\n").as_bytes()).await?;

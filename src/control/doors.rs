@@ -9,7 +9,7 @@ use super::daemon_handle::{DaemonHandle, UnitOf};
 use super::page;
 use super::token::Token;
 use crate::tasks;
-use crate::web::connection;
+use crate::web::connection::{self, Serving, Stream};
 use crate::web::door::{accepted, keep_alive};
 use axum::Router;
 use axum::extract::{Request, State};
@@ -84,7 +84,7 @@ pub async fn serve_unix(listener: UnixListener, daemon: DaemonHandle, unit_of: U
             if let Some(who) = peer(&stream, &unit_of).await {
                 if let Some(_slot) = slots.take(&who, limits) {
                     let router = if matches!(who, Who::Unit(_)) { for_units } else { router };
-                    serve(Box::new(stream), router, who, limits, daemon).await;
+                    serve(stream, router, who, limits, daemon).await;
                 } else {
                     tracing::warn!("the Unix socket has no room for another connection of {}", who.header());
                 }
@@ -126,7 +126,7 @@ pub async fn serve_tcp(listener: TcpListener, daemon: DaemonHandle, token: Token
         };
         keep_alive(&stream);
         let open = daemon.connection();
-        let connection = serve(Box::new(stream), router.clone(), Who::Anybody, limits, daemon.clone());
+        let connection = serve(stream, router.clone(), Who::Anybody, limits, daemon.clone());
         tasks::spawn(async move {
             connection.await;
             drop((slot, open));
@@ -164,13 +164,18 @@ fn who(token: &Token, headers: &HeaderMap) -> Who {
     }
 }
 
-async fn serve(stream: Box<dyn connection::Stream>, router: Router, who: Who, limits: Limits, daemon: DaemonHandle) {
+fn serve(stream: impl Stream + 'static, router: Router, who: Who, limits: Limits, daemon: DaemonHandle) -> impl Future<Output = ()> + Send {
     let asked = Arc::new(AtomicBool::new(false));
     let has_asked = Arc::clone(&asked);
-    let mut connection = connection::serve(stream, router, limits.header_time, move |request| {
+    let connection = connection::serve(stream, router, limits.header_time, move |request| {
         has_asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(who.clone());
     });
+    until_closing(connection, asked, daemon)
+}
+
+/// Polls a connection to its end, which is near when all are to end.
+async fn until_closing(mut connection: Serving, asked: Arc<AtomicBool>, daemon: DaemonHandle) {
     let closing = async {
         daemon.closing().await;
         // Who has only just connected is about to ask, as soon as a busy machine lets it.

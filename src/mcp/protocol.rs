@@ -22,6 +22,7 @@ const NOT_JSON: i32 = -32700;
 const NOT_A_REQUEST: i32 = -32600;
 const NO_SUCH_METHOD: i32 = -32601;
 const BAD_PARAMETERS: i32 = -32602;
+const BROKEN: i32 = -32603;
 /// MCP's own: the version that a request names is not spoken here.
 const UNSUPPORTED_VERSION: i32 = -32022;
 
@@ -160,6 +161,12 @@ fn refused(id: &Value, code: i32, message: &str) -> Asked {
     Asked::Answered(json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}))
 }
 
+/// The answer to the call with this id, as JSON has it, which ended without one.
+pub(super) fn broken(id: &str) -> Value {
+    let id = id.parse().unwrap_or(Value::Null);
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": BROKEN, "message": "the tool broke: this is a fault of sandkeep"}})
+}
+
 fn unsupported(id: &Value, version: &str) -> Asked {
     let supported = HANDSHAKES.iter().chain([&STATELESS]).collect::<Vec<_>>();
     let message = format!("version {version} of MCP is not spoken here");
@@ -221,6 +228,12 @@ mod tests {
         for tool in tools {
             assert!(tool["description"].is_string() && tool["inputSchema"]["type"] == "object", "{tool}");
         }
+    }
+
+    #[test]
+    fn a_broken_call_is_answered_too() {
+        let answer = broken(&json!("a").to_string());
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("a"), &json!(BROKEN)));
     }
 
     #[test]
