@@ -197,10 +197,13 @@ async fn live(mut daemon: Daemon, mut sources: Sources, handle: DaemonHandle, at
 
 /// Gives back what the start has mapped, once the units have been started.
 async fn settle(handle: DaemonHandle) {
+    let mut quiet = 0;
     for _ in 0..RESTLESS {
         let before = handle.events.newest();
         tokio::time::sleep(AT_REST).await;
-        if handle.events.newest() == before {
+        quiet = if handle.events.newest() == before { quiet + 1 } else { 0 };
+        // Once may be the loop itself, which is busy starting many units and tells of them afterwards.
+        if quiet == 2 {
             break;
         }
     }
