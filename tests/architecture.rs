@@ -3,6 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+/// What both workers may name.
+const WORKER: &[&str] = &[
+    "unit",
+    "backoff",
+    "ordered",
+    "control::client",
+    "sd_notify",
+    "host::mask",
+    "tasks",
+    "web",
+];
+
 /// Module, and the modules that its files may name. `cli` is everyone's entry and may name all; the names of `supervisor::event` and
 /// `supervisor::action` may be taken from where `supervisor` offers them again.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -15,15 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("supervisor", &["unit", "backoff", "ordered"]),
     (
         "host",
-        &[
-            "unit",
-            "supervisor::event",
-            "supervisor::action",
-            "backoff",
-            "ordered",
-            "sd_notify",
-            "tasks",
-        ],
+        &["unit", "supervisor::event", "supervisor::action", "backoff", "ordered", "sd_notify"],
     ),
     (
         "control",
@@ -33,33 +37,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "daemon",
         &["unit", "supervisor", "host", "control", "ordered", "sd_notify", "tasks"],
     ),
-    (
-        "sync",
-        &[
-            "unit",
-            "backoff",
-            "ordered",
-            "control::client",
-            "sd_notify",
-            "host::mask",
-            "tasks",
-            "web",
-        ],
-    ),
-    (
-        "agent",
-        &[
-            "unit",
-            "backoff",
-            "ordered",
-            "control::client",
-            "sd_notify",
-            "host::mask",
-            "tasks",
-            "web",
-        ],
-    ),
-    ("mcp", &["unit", "control::client", "tasks"]),
+    ("sync", WORKER),
+    ("agent", WORKER),
+    ("mcp", &["unit", "control::client"]),
     (
         "sandbox",
         &[

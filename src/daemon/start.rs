@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 
 /// How long survivors of an earlier supervisor get between SIGTERM and SIGKILL.
 const SURVIVORS_GRACE: Duration = Duration::from_secs(2);
-/// When nothing has happened for so long, what only a start runs has run.
+/// When nothing has happened for so long, twice in a row, what only a start runs has run.
 const AT_REST: Duration = Duration::from_millis(500);
 
 /// A start that never comes to rest is not waited for longer than so many times [`AT_REST`].

@@ -124,8 +124,7 @@ fn initialized(params: &Value) -> Value {
 }
 
 fn discovered() -> Value {
-    let versions = HANDSHAKES.iter().chain([&STATELESS]).collect::<Vec<_>>();
-    let result = json!({"supportedVersions": versions, "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS,
+    let result = json!({"supportedVersions": versions(), "capabilities": {"tools": {}}, "instructions": INSTRUCTIONS,
         "_meta": {"io.modelcontextprotocol/serverInfo": us()}});
     uncached(complete(result, true))
 }
@@ -157,21 +156,29 @@ fn answer(id: &Value, result: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "result": result})
 }
 
+/// All that are spoken.
+fn versions() -> Value {
+    HANDSHAKES.iter().chain([&STATELESS]).copied().collect()
+}
+
+fn failure(id: &Value, code: i32, message: &str) -> Value {
+    json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}})
+}
+
 fn refused(id: &Value, code: i32, message: &str) -> Asked {
-    Asked::Answered(json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": message}}))
+    Asked::Answered(failure(id, code, message))
+}
+
+fn unsupported(id: &Value, version: &str) -> Asked {
+    let mut answer = failure(id, UNSUPPORTED_VERSION, &format!("version {version} of MCP is not spoken here"));
+    answer["error"]["data"] = json!({"supported": versions(), "requested": version});
+    Asked::Answered(answer)
 }
 
 /// The answer to the call with this id, as JSON has it, which ended without one.
 pub(super) fn broken(id: &str) -> Value {
     let id = id.parse().unwrap_or(Value::Null);
-    json!({"jsonrpc": "2.0", "id": id, "error": {"code": BROKEN, "message": "the tool broke: this is a fault of sandkeep"}})
-}
-
-fn unsupported(id: &Value, version: &str) -> Asked {
-    let supported = HANDSHAKES.iter().chain([&STATELESS]).collect::<Vec<_>>();
-    let message = format!("version {version} of MCP is not spoken here");
-    let data = json!({"supported": supported, "requested": version});
-    Asked::Answered(json!({"jsonrpc": "2.0", "id": id, "error": {"code": UNSUPPORTED_VERSION, "message": message, "data": data}}))
+    failure(&id, BROKEN, "the tool broke: this is a fault of sandkeep")
 }
 
 #[cfg(test)]
